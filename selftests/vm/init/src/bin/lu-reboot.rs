@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `lu-reboot`: jumps into the loaded kernel from within a stage, or says why the kernel refuses.
+//! Called as `lu-mark NAME` it puts a mark on the host's timeline.
+
+use std::process::ExitCode;
+
+use lu_init::{
+    jump,
+    tell_init, //
+};
+
+fn main() -> ExitCode {
+    let mut args = std::env::args();
+    let called = args.next().unwrap_or_default();
+
+    if called.ends_with("lu-mark") {
+        return mark(args.next());
+    }
+    if args.next().is_some() {
+        eprintln!("usage: lu-reboot    (jumps into the next stage; its exit status is the errno)");
+        return ExitCode::from(255);
+    }
+    if let Err(error) = tell_init("jump") {
+        eprintln!("lu-reboot: init does not answer ({error}); this works inside a stage only");
+        return ExitCode::from(255);
+    }
+    let errno = jump();
+    println!("lu-reboot: the kernel refused the live update: {errno}");
+    if let Err(error) = tell_init(&format!("refused {}", errno.raw_os_error())) {
+        eprintln!("lu-reboot: init does not answer ({error})");
+    }
+    ExitCode::from(u8::try_from(errno.raw_os_error()).unwrap_or(255))
+}
+
+fn mark(name: Option<String>) -> ExitCode {
+    let Some(name) = name else {
+        eprintln!("usage: lu-mark NAME    (puts a mark on the host's timeline)");
+        return ExitCode::from(2);
+    };
+    match tell_init(&format!("mark {}", name.replace('\n', " "))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lu-mark: init does not answer ({error}); this works inside a stage only");
+            ExitCode::FAILURE
+        }
+    }
+}

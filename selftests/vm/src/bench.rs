@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `make bench`: mainline's C handler and ours side by side, in guest instructions.
+//!
+//! Both are measured in one run of one virtual machine: two live updates with the C handler's
+//! module, then two with ours, on the same kernel.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{
+    Command,
+    ExitCode,
+    Stdio, //
+};
+
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use serde::Serialize;
+
+use crate::arch::{
+    top,
+    Arch,
+    Build,
+    Variant, //
+};
+use crate::build;
+use crate::run::SELF;
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only measurements whose name matches this glob.
+    #[arg(long, value_name = "GLOB")]
+    test: Option<String>,
+    /// Architecture.
+    #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+    arch: Arch,
+}
+
+/// Name, layout, MiB, bytes in a folio.
+const CASES: [(&str, &str, u64, u64); 4] = [
+    ("memfd-4k-16m", "contiguous", 16, 4096),
+    ("memfd-4k-256m", "contiguous", 256, 4096),
+    ("memfd-scattered-32m", "scattered", 32, 4096),
+    ("memfd-thp-256m", "huge", 256, 2 << 20),
+];
+
+const PHASES: [&str; 6] = [
+    "preserve", "boot", "session", "retrieve", "access", "finish",
+];
+
+/// The handlers: a name for the table, the modules to load.
+const SIDES: [(&str, &str); 2] = [("c", "memfd_luo"), ("rust", "luo_rs,luo_memfd")];
+
+#[derive(Debug, Serialize)]
+struct Row {
+    case: &'static str,
+    phase: &'static str,
+    folios: u64,
+    /// Guest instructions with the C handler and with ours.
+    c: u64,
+    rust: u64,
+    /// Ours divided by the C handler's.
+    ratio: f64,
+}
+
+fn measure(arch: Arch, layout: &str, mib: u64) -> Result<BTreeMap<(usize, String), u64>> {
+    let bin = top().join("build").join(arch.name()).join("bin/lu_bench");
+    let mut run = Command::new(SELF);
+    run.args([
+        "run",
+        "--icount",
+        "--mem",
+        "3G",
+        "--timeout",
+        "600",
+        "--arch",
+        arch.name(),
+        "--file",
+    ])
+    .arg(format!("{}:/bin/lu_bench", bin.display()));
+    for (_, modules) in SIDES {
+        for command in [
+            format!("lu_bench preserve --mib {mib} --layout {layout}"),
+            format!("lu_bench retrieve --mib {mib}"),
+        ] {
+            run.args(["--stage-modules", modules, "--stage", &command]);
+        }
+    }
+    let out = run.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    if !out.status.success() {
+        eprintln!("{text}");
+        bail!("the virtual machine did not get through ({})", out.status);
+    }
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut figures = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line
+            .split_whitespace()
+            .skip_while(|w| *w != "BENCH")
+            .skip(1);
+        if let (Some(name), Some(Ok(value))) = (words.next(), words.next().map(str::parse::<u64>)) {
+            // Each phase is printed once by each side, the C handler's first.
+            let side = seen.entry(name.to_string()).or_insert(0);
+            figures.insert((*side, name.to_string()), value);
+            *side += 1;
+        }
+    }
+    Ok(figures)
+}
+
+/// Measures, prints a table and writes `build/bench.json`.
+///
+/// # Errors
+///
+/// If something cannot be built or a run fails.
+pub fn main(options: &Options) -> Result<ExitCode> {
+    build::everything(Build::new(options.arch, Variant::Plain))?;
+    let filter = options
+        .test
+        .as_deref()
+        .map(crate::check::glob)
+        .transpose()?;
+    let mut rows = Vec::new();
+    println!(
+        "{:22} {:9} {:>14} {:>14} {:>7} {:>11} {:>11}",
+        "case", "phase", "C", "Rust", "ratio", "C/folio", "Rust/folio"
+    );
+    for (case, layout, mib, folio) in CASES {
+        if filter.as_ref().is_some_and(|f| !f.is_match(case)) {
+            continue;
+        }
+        let figures = measure(options.arch, layout, mib)?;
+        for phase in PHASES {
+            let get = |side| {
+                figures
+                    .get(&(side, phase.to_string()))
+                    .copied()
+                    .with_context(|| format!("{case} has no figure for {phase}"))
+            };
+            let (c, rust) = (get(0)?, get(1)?);
+            let folios = (mib << 20) / folio;
+            let ratio = rust as f64 / c.max(1) as f64;
+            println!(
+                "{case:22} {phase:9} {c:14} {rust:14} {ratio:7.3} {:11} {:11}",
+                c / folios,
+                rust / folios
+            );
+            rows.push(Row {
+                case,
+                phase,
+                folios,
+                c,
+                rust,
+                ratio,
+            });
+        }
+    }
+    if rows.is_empty() {
+        bail!(
+            "no measurement has that name; there are {}",
+            CASES.map(|c| c.0).join(", ")
+        );
+    }
+    let path = top().join("build/bench.json");
+    fs::write(&path, serde_json::to_string_pretty(&rows)?)?;
+    println!("\nGuest instructions (-icount, one CPU, {}); boot counts from the jump to the program's start.", options.arch);
+    println!("Also in {}.", path.display());
+    Ok(ExitCode::SUCCESS)
+}

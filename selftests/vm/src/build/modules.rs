@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The project's kernel modules.
+
+use std::fs;
+use std::path::{
+    Path,
+    PathBuf, //
+};
+use std::process::Command;
+
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+
+use super::install;
+use super::kernel::make;
+use super::step;
+use crate::arch::{
+    cache,
+    top,
+    Arch,
+    Build, //
+};
+
+/// Mainline's own handler, shipped beside ours so that both can be compared; never loaded by default.
+const MAINLINE: &str = "mm/memfd_luo.ko";
+
+fn kbuild(kdir: &Path, source: &Path, arch: Arch, out: &Path) -> Command {
+    let mut command = make(source, kdir, arch);
+    command
+        .arg(format!("M={}", top().display()))
+        .arg(format!("MO={}", out.display()))
+        .arg("modules");
+    command
+}
+
+/// Brings the modules of a build up to date; its kernel must be.
+///
+/// # Errors
+///
+/// If the build fails.
+pub fn build(build: Build) -> Result<()> {
+    let kdir = fs::canonicalize(build.dir().join("kernel")).context("the kernel is not built")?;
+    let work = build.dir().join("modules-work");
+    fs::create_dir_all(&work)?;
+    let log = cache()
+        .join("logs")
+        .join(format!("{}-modules.log", build.name()));
+    let source = fs::canonicalize(kdir.join("source"))?;
+    step::run(
+        &format!("building the {} modules", build.name()),
+        &mut kbuild(&kdir, &source, build.arch, &work),
+        &log,
+    )?;
+    let mainline = kdir.join(MAINLINE);
+    let out = build.dir().join("modules");
+    publish(&work, &out)?;
+    if mainline.exists() {
+        install(&mainline, &out.join("memfd_luo.ko"))?;
+    }
+    Ok(())
+}
+
+/// Copies the modules from where they were built, with `modules.order` in load order.
+fn publish(work: &Path, out: &Path) -> Result<()> {
+    fs::create_dir_all(out)?;
+    let order = fs::read_to_string(work.join("modules.order"))?;
+    let names: Vec<String> = order
+        .lines()
+        .filter_map(|l| Some(format!("{}.ko", Path::new(l).file_stem()?.to_str()?)))
+        .collect();
+    // The shared module comes first: the others import from it.
+    let (first, rest): (Vec<_>, Vec<_>) = names.into_iter().partition(|n| n == "luo_rs.ko");
+    for name in first.iter().chain(&rest) {
+        install(&work.join(name), &out.join(name))?;
+    }
+    fs::write(
+        out.join("modules.order"),
+        first
+            .iter()
+            .chain(&rest)
+            .map(|n| format!("{n}\n"))
+            .collect::<String>(),
+    )?;
+    Ok(())
+}
+
+fn option<'a>(config: &'a str, name: &str) -> Option<&'a str> {
+    config
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Builds the modules against a prepared and patched kernel tree of the user's.
+///
+/// # Errors
+///
+/// If the tree is not prepared, lacks an option or the exports, or the build fails.
+pub fn for_tree(kdir: &Path) -> Result<()> {
+    let kdir = fs::canonicalize(kdir)
+        .with_context(|| format!("KDIR={} does not exist", kdir.display()))?;
+    let config = fs::read_to_string(kdir.join(".config")).with_context(|| {
+        format!(
+            "KDIR={} is not configured: run make prepare in the kernel tree",
+            kdir.display()
+        )
+    })?;
+    for name in ["CONFIG_RUST", "CONFIG_MODULES", "CONFIG_LIVEUPDATE"] {
+        if option(&config, name) != Some("y") {
+            bail!(
+                "the kernel in {} has no {name}=y: the modules need it",
+                kdir.display()
+            );
+        }
+    }
+    let symvers = fs::read_to_string(kdir.join("Module.symvers")).with_context(|| {
+        format!(
+            "{} has no Module.symvers: build that kernel (make) before its modules",
+            kdir.display()
+        )
+    })?;
+    for symbol in [
+        "liveupdate_register_file_handler",
+        "kho_incoming_order",
+        "shmem_insert_folios",
+    ] {
+        if !symvers
+            .lines()
+            .any(|l| l.split('\t').nth(1) == Some(symbol))
+        {
+            bail!("the kernel in {} does not export {symbol}: apply the series in patches/7.3 and build it again", kdir.display());
+        }
+    }
+    let arch = if option(&config, "CONFIG_ARM64").is_some() {
+        Arch::Arm64
+    } else {
+        Arch::X86_64
+    };
+    let source = fs::canonicalize(kdir.join("source")).unwrap_or_else(|_| kdir.clone());
+    let out: PathBuf = top().join("build").join(arch.name()).join("modules");
+    let work = top().join("build").join(arch.name()).join("modules-work");
+    fs::create_dir_all(&work)?;
+    let mut command = if source == kdir {
+        let mut c = Command::new("make");
+        c.arg("-C")
+            .arg(&kdir)
+            .args(["LLVM=1"])
+            .arg(format!("ARCH={arch}"));
+        c.arg(format!("M={}", top().display()))
+            .arg(format!("MO={}", work.display()))
+            .arg("modules");
+        c
+    } else {
+        kbuild(&kdir, &source, arch, &work)
+    };
+    step::run(
+        "building the modules",
+        &mut command,
+        &cache().join("logs/user-modules.log"),
+    )?;
+    publish(&work, &out)?;
+    sign(&kdir, &source, &config, &out)?;
+    eprintln!(
+        "the modules are in {}, modules.order has the order to load them in",
+        out.display()
+    );
+    Ok(())
+}
+
+/// Lints the modules with clippy, with every warning an error.
+///
+/// # Errors
+///
+/// If make cannot be started; findings are printed and answered with `false`.
+pub fn clippy(build: Build) -> Result<bool> {
+    let kdir = fs::canonicalize(build.dir().join("kernel")).context("the kernel is not built")?;
+    // Objects of its own: what clippy-driver compiled must not be mistaken for a build.
+    let out = build.dir().join("clippy");
+    let _ = fs::remove_dir_all(&out);
+    fs::create_dir_all(&out)?;
+    let source = fs::canonicalize(kdir.join("source"))?;
+    let result = kbuild(&kdir, &source, build.arch, &out)
+        .args(["CLIPPY=1", "W=e"])
+        .output()?;
+    let text = String::from_utf8_lossy(&result.stderr);
+    let good = result.status.success() && !text.contains("warning:");
+    println!(
+        "{} clippy of the kernel code",
+        if good { "ok  " } else { "FAIL" }
+    );
+    if !good {
+        println!("{text}");
+    }
+    Ok(good)
+}
+
+/// Signs the modules if the tree has a signing key.
+fn sign(kdir: &Path, source: &Path, config: &str, out: &Path) -> Result<()> {
+    let tool = [
+        kdir.join("scripts/sign-file"),
+        source.join("scripts/sign-file"),
+    ]
+    .into_iter()
+    .find(|p| p.exists());
+    let (key, cert) = (
+        kdir.join("certs/signing_key.pem"),
+        kdir.join("certs/signing_key.x509"),
+    );
+    let Some(tool) = tool.filter(|_| key.exists() && cert.exists()) else {
+        return Ok(());
+    };
+    let hash = option(config, "CONFIG_MODULE_SIG_HASH")
+        .unwrap_or("\"sha512\"")
+        .trim_matches('"')
+        .to_string();
+    for name in fs::read_to_string(out.join("modules.order"))?.lines() {
+        let status = Command::new(&tool)
+            .arg(&hash)
+            .arg(&key)
+            .arg(&cert)
+            .arg(out.join(name))
+            .status()?;
+        if !status.success() {
+            bail!("{name} could not be signed with {}", key.display());
+        }
+    }
+    eprintln!("signed with {}", key.display());
+    Ok(())
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The test lists: `selftests/tests/*.toml`.
+
+use std::fs;
+
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use serde::Deserialize;
+
+use crate::arch::{
+    top,
+    Arch,
+    Variant, //
+};
+
+/// One stage of a test; see the runner's options of the same names.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stage {
+    pub(super) cmd: String,
+    pub(super) kernel: Option<String>,
+    pub(super) modules: Option<String>,
+    pub(super) append: Option<String>,
+    #[serde(default)]
+    pub(super) no_update: bool,
+}
+
+/// One test.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Declared {
+    pub(super) name: String,
+    /// One sentence: what a pass shows.
+    pub(super) about: String,
+    #[serde(default)]
+    arch: Vec<String>,
+    #[serde(default)]
+    variant: Vec<String>,
+    /// Options of the runner for the whole run.
+    #[serde(default)]
+    pub(super) args: Vec<String>,
+    /// Guest programs the test needs beyond those always there.
+    #[serde(default)]
+    pub(super) files: Vec<String>,
+    #[serde(default)]
+    pub(super) expect: i32,
+    #[serde(default)]
+    pub(super) console: Vec<String>,
+    #[serde(default)]
+    pub(super) forbid: Vec<String>,
+    /// A negative control: shows that a check can fail.
+    #[serde(default)]
+    negative: bool,
+    pub(super) stages: Vec<Stage>,
+}
+
+impl Declared {
+    /// Whether the test is meant for this architecture and variant.
+    pub(super) fn runs_on(&self, arch: Arch, variant: Variant) -> bool {
+        let variant = if variant == Variant::Debug {
+            "debug"
+        } else {
+            "plain"
+        };
+        (self.arch.is_empty() || self.arch.iter().any(|a| a == arch.name()))
+            && (self.variant.is_empty() || self.variant.iter().any(|v| v == variant))
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    test: Vec<Declared>,
+}
+
+/// Reads every list, in the order of their names.
+pub(super) fn load() -> Result<Vec<Declared>> {
+    let dir = top().join("selftests/tests");
+    let mut paths: Vec<_> = fs::read_dir(&dir)
+        .with_context(|| format!("{} cannot be read", dir.display()))?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    paths.sort();
+    let mut tests: Vec<Declared> = Vec::new();
+    for path in paths {
+        let list: List = toml::from_str(&fs::read_to_string(&path)?)
+            .with_context(|| format!("{} is not a test list", path.display()))?;
+        for test in list.test {
+            if tests.iter().any(|t| t.name == test.name) {
+                bail!("{} declares {} a second time", path.display(), test.name);
+            }
+            if test.negative && test.expect == 0 && test.console.is_empty() {
+                bail!(
+                    "{}: the negative control {} expects nothing to go wrong",
+                    path.display(),
+                    test.name
+                );
+            }
+            tests.push(test);
+        }
+    }
+    Ok(tests)
+}

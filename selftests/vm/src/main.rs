@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The lab tool: what `make` and `selftests/vm/run` call.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{
+    Args,
+    Parser,
+    Subcommand, //
+};
+use lab::{
+    arch::{
+        Arch,
+        Build,
+        Variant, //
+    },
+    bench,
+    build,
+    check,
+    demo,
+    lint, //
+};
+
+/// Builds the lab kernels and modules, and runs live updates in virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "lab")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Target {
+    /// Architecture.
+    #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+    arch: Arch,
+    /// Variant.
+    #[arg(long, value_enum, default_value_t = Variant::Plain)]
+    variant: Variant,
+}
+
+impl Target {
+    fn build(&self) -> Build {
+        Build::new(self.arch, self.variant)
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs stages in a virtual machine, with a live update between them.
+    #[command(disable_help_flag = true)]
+    Run {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Builds the lab kernel, the modules and the programs for one architecture.
+    Kernel(Target),
+    /// Builds the modules only, against any prepared and patched kernel tree.
+    Modules {
+        /// The kernel tree (its O= directory).
+        kdir: std::path::PathBuf,
+    },
+    /// Builds the static guest programs.
+    Programs(Target),
+    /// Runs the tests; prints KTAP.
+    Check(check::Options),
+    /// A memfd survives an update of the kernel under it.
+    Demo {
+        /// Architecture.
+        #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+        arch: Arch,
+    },
+    /// Measures in guest instructions; prints a table and writes build/bench.json.
+    Bench(bench::Options),
+    /// Formatting, lints, licences and checkpatch.
+    Lint,
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run { args } => return Ok(lab::run::main(args)),
+        Command::Kernel(target) => build::everything(target.build())?,
+        Command::Modules { kdir } => build::modules::for_tree(&kdir)?,
+        Command::Programs(target) => build::programs::build(target.arch)?,
+        Command::Check(options) => return check::main(&options),
+        Command::Demo { arch } => return demo::main(arch),
+        Command::Bench(options) => return bench::main(&options),
+        Command::Lint => return lint::main(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn main() -> ExitCode {
+    match dispatch(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("liveupdate-rs: {error:#}");
+            ExitCode::from(127)
+        }
+    }
+}
