@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause
+
+//! What can be wrong with handed-over state.
+
+use core::fmt;
+
+/// A result of this module.
+pub type Result<T = ()> = core::result::Result<T, Error>;
+
+/// Why handed-over state was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// A flag is set that this version does not know.
+    UnknownFlags,
+    /// A seal is set that this version does not know.
+    UnknownSeals,
+    /// The file position is no file offset.
+    Position,
+    /// The file size is no file size.
+    Size,
+    /// There are more records than pages in the file, or an array without records.
+    Count,
+    /// The array of records does not fit its description: no address, misaligned, truncated, or
+    /// larger than the file could need.
+    Array,
+    /// A page list of the array is damaged.
+    ArrayPages,
+    /// A page number has no physical address, or is not aligned to its order.
+    Pfn,
+    /// Nothing that waits to be restored starts at this page: it was not preserved, or it was named
+    /// before.
+    NotPreserved,
+    /// The preserved memory has a size that cannot be in a file.
+    Order,
+    /// A folio is not aligned to its size within the file.
+    IndexUnaligned,
+    /// A folio overlaps the one before it, or records are out of order.
+    IndexOverlap,
+    /// A folio is behind the end of the file.
+    IndexOutside,
+}
+
+impl Error {
+    /// The nearest error number, positive.
+    #[inline]
+    pub const fn errno(self) -> i32 {
+        const EIO: i32 = 5;
+        const EINVAL: i32 = 22;
+        const EOPNOTSUPP: i32 = 95;
+
+        match self {
+            Self::UnknownFlags | Self::UnknownSeals => EOPNOTSUPP,
+            Self::NotPreserved => EIO,
+            _ => EINVAL,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownFlags => "unknown flags",
+            Self::UnknownSeals => "unknown seals",
+            Self::Position => "file position out of range",
+            Self::Size => "file size out of range",
+            Self::Count => "number of folios does not fit the file size",
+            Self::Array => "folio array does not fit its description",
+            Self::ArrayPages => "page list of the folio array is damaged",
+            Self::Pfn => "invalid page number",
+            Self::NotPreserved => "page is not preserved, or is used twice",
+            Self::Order => "folio is too large for a file",
+            Self::IndexUnaligned => "folio is not aligned within the file",
+            Self::IndexOverlap => "folios overlap or are out of order",
+            Self::IndexOutside => "folio is behind the end of the file",
+        })
+    }
+}
+
+impl core::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::string::ToString;
+
+    #[test]
+    fn each_class_has_its_error_number() {
+        assert_eq!(Error::UnknownSeals.errno(), 95);
+        assert_eq!(Error::NotPreserved.errno(), 5);
+        assert_eq!(Error::Array.errno(), 22);
+        assert_eq!(
+            Error::IndexOverlap.to_string(),
+            "folios overlap or are out of order"
+        );
+    }
+}
