@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! `luoctl status`: what the loaded modules hold.
+//!
+//! It asks the module `luo_rs` and never opens `/dev/liveupdate`: the first open of that device takes
+//! over all sessions, and those whose modules are not loaded yet would be lost.
+
+use anyhow::{
+    bail,
+    Context as _,
+    Result, //
+};
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs::File,
+    io::{
+        self,
+        ErrorKind,
+        Read as _, //
+    },
+    path::{
+        Path,
+        PathBuf, //
+    }, //
+};
+
+const STATUS: &str = "/dev/luo_status";
+/// The version of the text that this program understands.
+const VERSION: u32 = 1;
+/// No host has this much to tell.
+const MAX: u64 = 16 << 20;
+
+const DETAILS: &str = "\
+This only reads /dev/luo_status, at any time and without side effects.
+
+Examples:
+  luoctl status
+  luoctl status --json | jq '.files[] | select(.state == \"preserved\")'";
+
+/// Show handlers, preserved files and memory that waits for its release.
+#[derive(Debug, clap::Args)]
+#[command(after_help = DETAILS)]
+pub(crate) struct Args {
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Read a saved copy instead of the running kernel's state.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+}
+
+/// A line of the kernel's text: its words of the form `key=value`. Keys that this program does not
+/// know are kept, so that newer modules can add some.
+type Record = BTreeMap<String, Value>;
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Value {
+    Number(u64),
+    Text(String),
+}
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct Status {
+    version: u32,
+    handlers: Vec<Record>,
+    files: Vec<Record>,
+    orphans: Vec<Record>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let text = match &args.from {
+        Some(path) => read(path).with_context(|| format!("cannot read {}", path.display()))?,
+        None => read(Path::new(STATUS)).map_err(explain)?,
+    };
+    let status = parse(&text)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", tables(&status));
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Says what to do if the status cannot be read.
+fn explain(error: io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        ErrorKind::NotFound if Path::new("/sys/module/luo_rs").exists() => {
+            "the module luo_rs is loaded but /dev/luo_status is not there; is /dev a devtmpfs?"
+        }
+        // Looking whether the device is there is harmless, opening it is not.
+        ErrorKind::NotFound if !Path::new(liveupdate::DEVICE).exists() => {
+            "the kernel offers no live update; boot it with `kho=on liveupdate=on` on its command line \
+             and load the modules"
+        }
+        ErrorKind::NotFound => {
+            "the module luo_rs is not loaded; load it and the handlers (`modprobe luo_memfd`) before \
+             anything opens /dev/liveupdate"
+        }
+        ErrorKind::PermissionDenied => "only root may read /dev/luo_status; run this as root",
+        _ => "cannot read /dev/luo_status",
+    };
+    anyhow::Error::new(error).context(advice)
+}
+
+fn parse(text: &str) -> Result<Status> {
+    let mut lines = text.lines();
+    let version = lines
+        .next()
+        .and_then(|line| line.strip_prefix("luo_rs "))
+        .and_then(|version| version.parse().ok())
+        .context("this is not the status of luo_rs")?;
+    if version != VERSION {
+        bail!(
+            "the loaded luo_rs reports its status in version {version}, this luoctl knows version \
+             {VERSION}; install the luoctl that came with the modules"
+        );
+    }
+
+    let mut status = Status {
+        version,
+        ..Default::default()
+    };
+    for line in lines.filter(|line| !line.is_empty()) {
+        let mut words = line.split(' ');
+        let list = match words.next() {
+            Some("handler") => &mut status.handlers,
+            Some("file") => &mut status.files,
+            Some("orphan") => &mut status.orphans,
+            // Newer modules may add kinds of records within a version.
+            _ => continue,
+        };
+        list.push(
+            words
+                .filter_map(|word| word.split_once('='))
+                .map(|(key, text)| (key.to_owned(), value(text)))
+                .collect(),
+        );
+    }
+    Ok(status)
+}
+
+fn value(text: &str) -> Value {
+    match text.parse() {
+        Ok(number) => Value::Number(number),
+        Err(_) => Value::Text(text.to_owned()),
+    }
+}
+
+fn tables(status: &Status) -> String {
+    let mut out = String::new();
+    if status.handlers.is_empty() {
+        out += "No handlers are loaded: no file can be preserved.\n";
+    } else {
+        let columns = ["compatible", "module", "preserved", "incoming", "bytes"];
+        table(&mut out, "Handlers", &columns, &status.handlers);
+    }
+    if !status.files.is_empty() {
+        let columns = ["compatible", "state", "id", "bytes"];
+        table(&mut out, "Files", &columns, &status.files);
+    }
+    if !status.orphans.is_empty() {
+        let title = "Finished, but not released yet";
+        table(&mut out, title, &["compatible", "bytes"], &status.orphans);
+    }
+    out
+}
+
+fn table(out: &mut String, title: &str, columns: &[&str], records: &[Record]) {
+    let header = columns.iter().map(|column| (*column).to_owned()).collect();
+    let mut rows: Vec<Vec<String>> = vec![header];
+    for record in records {
+        rows.push(columns.iter().map(|column| cell(record, column)).collect());
+    }
+    let mut widths = vec![0; columns.len()];
+    for row in &rows {
+        for (cell, width) in row.iter().zip(&mut widths) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+
+    out.push_str(title);
+    out.push('\n');
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            // Writing to a string does not fail.
+            let _ = write!(line, "  {cell:<width$}");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+fn cell(record: &Record, column: &str) -> String {
+    match record.get(column) {
+        Some(Value::Number(bytes)) if column == "bytes" => human(*bytes),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Text(text)) => text.escape_debug().to_string(),
+        None => "-".to_owned(),
+    }
+}
+
+/// A size as a person says it.
+fn human(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [
+        (1 << 40, "TiB"),
+        (1 << 30, "GiB"),
+        (1 << 20, "MiB"),
+        (1 << 10, "KiB"),
+    ];
+    for (size, unit) in UNITS {
+        if bytes >= size {
+            let tenths = u128::from(bytes) * 10 / u128::from(size);
+            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+luo_rs 1
+handler compatible=memfd-v2 module=luo_memfd preserved=1 incoming=0 bytes=536870912
+file compatible=memfd-v2 state=frozen id=1042 bytes=536870912 new=key
+orphan compatible=memfd-v2 bytes=4096
+weather temperature=20
+";
+
+    #[test]
+    fn records_are_sorted_by_kind_and_keep_unknown_keys() {
+        let status = parse(TEXT).unwrap();
+        assert_eq!(status.handlers.len(), 1);
+        assert_eq!(status.files[0]["id"], Value::Number(1042));
+        assert_eq!(status.files[0]["new"], Value::Text("key".to_owned()));
+        assert_eq!(status.orphans[0]["bytes"], Value::Number(4096));
+    }
+
+    #[test]
+    fn tables_are_aligned() {
+        let expected = "\
+Handlers
+  compatible  module     preserved  incoming  bytes
+  memfd-v2    luo_memfd  1          0         512.0 MiB
+Files
+  compatible  state   id    bytes
+  memfd-v2    frozen  1042  512.0 MiB
+Finished, but not released yet
+  compatible  bytes
+  memfd-v2    4.0 KiB
+";
+        assert_eq!(tables(&parse(TEXT).unwrap()), expected);
+    }
+
+    #[test]
+    fn nothing_loaded_is_said() {
+        assert!(tables(&parse("luo_rs 1\n").unwrap()).contains("No handlers"));
+    }
+
+    #[test]
+    fn other_versions_and_other_texts_are_refused() {
+        let error = parse("luo_rs 2\n").unwrap_err().to_string();
+        assert!(error.contains("version 2"), "{error}");
+        assert!(parse("").is_err());
+        assert!(parse("hello\n").is_err());
+        assert!(parse("luo_rs x\n").is_err());
+    }
+
+    #[test]
+    fn sizes_are_rounded_down() {
+        assert_eq!(human(0), "0 B");
+        assert_eq!(human(1023), "1023 B");
+        assert_eq!(human(1024 + 512), "1.5 KiB");
+        assert_eq!(human(u64::MAX), "16777215.9 TiB");
+    }
+}
