@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The old kernel's side.
+
+use crate::module_parameters;
+use core::num::NonZeroU32;
+use kernel::{
+    fs::File,
+    prelude::*, //
+};
+use luo::{
+    abi::memfd::{
+        FolioSer,
+        MemfdSer,
+        Seals, //
+    },
+    fs,
+    kho::{
+        PreservedBox,
+        PreservedFolios, //
+    },
+    liveupdate::Preserved,
+    memfd,
+    shmem::{
+        FrozenShmem,
+        Shmem, //
+    },
+    test, //
+};
+
+/// What is undone if the update does not happen.
+///
+/// The fields are dropped in this order: only when nothing is preserved any more may the file change.
+pub(crate) struct State {
+    folios: PreservedFolios<FolioSer>,
+    _frozen: FrozenShmem,
+}
+
+impl State {
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    pub(super) fn test_records(&self) -> test::Records<'_> {
+        test::Records::new(&self.folios)
+    }
+}
+
+fn chunk() -> NonZeroU32 {
+    test::chunk()
+        .or(NonZeroU32::new(module_parameters::pin_chunk.value()))
+        .unwrap_or(NonZeroU32::MIN)
+}
+
+/// The seals, if all are known.
+fn seals(file: Shmem<'_>) -> Result<u32> {
+    let seals = memfd::seals(file)?;
+    Seals::from_bits(seals)
+        .map(Seals::bits)
+        .map_err(|_| EOPNOTSUPP)
+}
+
+pub(super) fn preserve(file: &File) -> Result<Preserved<MemfdSer, State>> {
+    if !fs::is_read_write(file) {
+        return Err(EACCES);
+    }
+    let file = Shmem::new(file).ok_or(EINVAL)?;
+    let seals = seals(file)?;
+
+    // From here on, the size cannot change.
+    let frozen = file.freeze()?;
+    let folios = PreservedFolios::new(file, chunk())?;
+    let header = PreservedBox::new(MemfdSer {
+        pos: fs::pos(file.file()),
+        size: file.size(),
+        seals,
+        flags: 0,
+        nr_folios: folios.len(),
+        folios: folios.describe(),
+    })?;
+    Ok(Preserved {
+        bytes: folios.bytes(),
+        state: State {
+            folios,
+            _frozen: frozen,
+        },
+        header,
+    })
+}
+
+/// Position and seals may have changed, and memory may have broken.
+pub(super) fn freeze(file: &File, preserved: &mut Preserved<MemfdSer, State>) -> Result {
+    let file = Shmem::new(file).ok_or(EINVAL)?;
+    preserved.state.folios.check_health()?;
+    let seals = seals(file)?;
+    preserved.header.seals = seals;
+    preserved.header.pos = fs::pos(file.file());
+    Ok(())
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What handlers ask of any file.
+//!
+//! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use crate::bindings;
+use kernel::{
+    fs::{
+        file::flags,
+        File, //
+    },
+    prelude::*, //
+};
+
+/// A number that is the same for all files that are open on one inode, and only for those.
+pub(crate) fn inode_key(file: &File) -> usize {
+    // SAFETY: The file is alive.
+    unsafe { bindings::luo_helper_file_inode_key(file.as_ptr()) as usize }
+}
+
+/// Inode number.
+pub fn ino(file: &File) -> u64 {
+    // SAFETY: The file is alive.
+    unsafe { bindings::luo_helper_file_ino(file.as_ptr()) }
+}
+
+/// Whether no directory has a link to the file.
+pub fn is_unlinked(file: &File) -> bool {
+    // SAFETY: The file is alive.
+    unsafe { bindings::luo_helper_file_is_unlinked(file.as_ptr()) }
+}
+
+/// Whether the file was opened for reading and for writing.
+pub fn is_read_write(file: &File) -> bool {
+    file.flags() & flags::O_ACCMODE == flags::O_RDWR
+}
+
+/// Current position in bytes.
+pub fn pos(file: &File) -> u64 {
+    // SAFETY: The file is alive.
+    let pos = unsafe { bindings::luo_helper_file_pos(file.as_ptr()) };
+    // CAST: Not negative, but for a few devices that do not belong here.
+    pos.max(0) as u64
+}
+
+/// Sets the position of a file that nobody else uses yet.
+pub(crate) fn set_pos(file: &File, pos: u64) -> Result {
+    let pos = i64::try_from(pos).map_err(|_| EINVAL)?;
+    // SAFETY: The file is alive.
+    if unsafe { bindings::luo_helper_set_file_pos(file.as_ptr(), pos) } {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}

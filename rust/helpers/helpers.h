@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * C functions for what Rust cannot call itself: inline functions and macros.
+ */
+
+#ifndef LUO_HELPERS_H
+#define LUO_HELPERS_H
+
+#include <linux/types.h>
+
+struct address_space;
+struct file;
+struct folio;
+struct module;
+
+/* file.c */
+unsigned long luo_helper_file_inode_key(struct file *file);
+u64 luo_helper_file_ino(struct file *file);
+loff_t luo_helper_file_pos(struct file *file);
+bool luo_helper_file_is_unlinked(struct file *file);
+bool luo_helper_set_file_pos(struct file *file, loff_t pos);
+
+/* folio.c */
+struct luo_helper_settled {
+	u64 pfn;
+	unsigned int order;
+};
+
+unsigned int luo_helper_max_folio_order(void);
+struct folio *luo_helper_pfn_folio(u64 pfn);
+void luo_helper_folio_put(struct folio *folio);
+void luo_helper_folio_zero(struct folio *folio);
+bool luo_helper_folio_poisoned(struct folio *folio);
+int luo_helper_folio_settle(struct folio *folio, struct file *file,
+			    u64 index,
+			    struct luo_helper_settled *settled);
+
+/* kho.c */
+phys_addr_t luo_helper_virt_to_phys(const void *mem);
+void *luo_helper_phys_to_virt(phys_addr_t phys);
+struct folio *luo_helper_take_folio(phys_addr_t phys);
+
+/* shmem.c */
+bool luo_helper_is_shmem(struct file *file);
+loff_t luo_helper_shmem_size(struct file *file);
+void luo_helper_shmem_set_size(struct file *file, loff_t size);
+int luo_helper_shmem_freeze(struct file *file);
+void luo_helper_shmem_thaw(struct file *file);
+int luo_helper_shmem_insert(struct file *file, struct folio **folios,
+			    const unsigned long *indices, unsigned int nr,
+			    unsigned int *nr_done);
+
+/* task.c */
+bool luo_helper_interrupted(void);
+void luo_helper_module_get(struct module *module);
+void luo_helper_module_put(struct module *module);
+
+#endif /* LUO_HELPERS_H */

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Memory that is handed over to the next kernel, and memory that was.
+//!
+//! `Preserved*` types live in the old kernel: dropping one takes the memory back. `Incoming*` types
+//! live in the new kernel: each stands for memory that only it may restore, and dropping one frees
+//! that memory. There is no conversion between the two.
+//!
+//! Nothing that arrives is believed: memory is looked at only after KHO has confirmed that it was
+//! preserved with the size that is claimed, and no input makes the kernel warn.
+//!
+//! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
+
+mod folios;
+mod incoming;
+mod incoming_vec;
+mod outgoing;
+
+pub use self::{
+    folios::{
+        FolioRecord,
+        PreservedFolios, //
+    },
+    incoming::Incoming,
+    incoming_vec::IncomingVec,
+    outgoing::{
+        PreservedBox,
+        PreservedVec, //
+    },
+    restored::{
+        HeldFolios,
+        IncomingFolios,
+        RestoreError, //
+    },
+};
+
+mod restored;
+
+use crate::abi::PageSize;
+use kernel::{
+    build_assert::static_assert,
+    page::PAGE_SHIFT, //
+};
+use zerocopy::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+
+/// The size of this kernel's pages, which is also the previous one's.
+pub const PAGE: PageSize = match PageSize::new(PAGE_SHIFT as u32) {
+    Some(page) => page,
+    None => panic!("a page size that live update formats do not know"),
+};
+
+static_assert!(PAGE_SHIFT < 32);
+
+/// Types that may be handed over: plain data that any bytes are a valid value of.
+pub trait Abi:
+    FromBytes + IntoBytes + Immutable + KnownLayout + Copy + Send + Sync + 'static
+{
+}
+
+impl<T> Abi for T where
+    T: FromBytes + IntoBytes + Immutable + KnownLayout + Copy + Send + Sync + 'static
+{
+}

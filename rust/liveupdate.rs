@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Handlers for the kernel's Live Update Orchestrator (LUO).
+//!
+//! A file goes through these steps, each a method of [`FileHandler`]:
+//!
+//! 1. In the old kernel, `preserve` makes everything ready while the system runs on. What it returns
+//!    undoes all of that when it is dropped, which happens if the session is closed.
+//! 2. `freeze` is the last chance before the jump to bring the handed-over state up to date. If any
+//!    file fails here, the old kernel goes on, and `unfreeze` is called for those that did not.
+//! 3. In the new kernel, `retrieve` makes the file again, once; or `discard` frees what was handed
+//!    over, if nobody wanted it. LUO never calls a handler again after `retrieve` failed, so that
+//!    the state is used up in any case.
+//! 4. `finished` gets what `retrieve` wanted to be kept until the user confirmed that all is well.
+//!
+//! There is no way to refuse to finish: LUO would not be able to ever end the session.
+//!
+//! Lock order: LUO's session mutex, LUO's file mutex, then the locks of this module, of which none is
+//! held while a handler is called.
+//!
+//! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
+
+mod adapter;
+
+use crate::{
+    bindings,
+    flb::{
+        Flb,
+        FlbSlot, //
+    },
+    kho::{
+        Abi,
+        Incoming,
+        PreservedBox, //
+    },
+    orphan::{
+        self,
+        Orphan, //
+    },
+    status, //
+};
+use adapter::Adapter;
+use core::{
+    pin::Pin,
+    sync::atomic::{
+        AtomicBool,
+        Ordering, //
+    }, //
+};
+use kernel::{
+    error::{
+        to_result,
+        VTABLE_DEFAULT_ERROR, //
+    },
+    fs::File,
+    module::this_module,
+    new_mutex,
+    prelude::*,
+    rbtree::RBTree,
+    sync::{
+        aref::ARef,
+        Mutex, //
+    },
+    types::Opaque,
+    ModuleMetadata, //
+};
+
+/// Whether live update was switched on at boot.
+pub fn enabled() -> bool {
+    // SAFETY: FFI call without requirements.
+    unsafe { bindings::liveupdate_enabled() }
+}
+
+/// A file that is preserved: what the next kernel gets, and what undoes it.
+///
+/// The fields are dropped in this order: what the header points to, then the header.
+pub struct Preserved<H: Abi, S> {
+    /// What the handler keeps in this kernel.
+    pub state: S,
+    /// What the next kernel gets. It must describe `state` completely.
+    pub header: PreservedBox<H>,
+    /// Memory that is handed over, in bytes, for the status report.
+    pub bytes: u64,
+}
+
+/// A file that is restored.
+pub struct Retrieved<L> {
+    /// The file.
+    pub file: ARef<File>,
+    /// What is kept until the user finishes the session.
+    pub live: L,
+    /// Memory that was handed over, in bytes, for the status report.
+    pub bytes: u64,
+}
+
+/// Preserves and restores one type of file.
+#[vtable]
+pub trait FileHandler: Sized + 'static {
+    /// Names the format; the next kernel finds its handler by it.
+    const COMPATIBLE: &'static CStr;
+
+    /// What the next kernel gets.
+    type Header: Abi;
+    /// What this kernel keeps while the file is preserved. Dropping it undoes the preservation.
+    type State: Send + 'static;
+    /// What the next kernel keeps from `retrieve` to `finished`.
+    type Live: Send + Unpin + 'static;
+    /// State that all files of this type share, or [`NoFlb`](crate::flb::NoFlb).
+    type Flb: Flb;
+
+    /// Whether `file` is of this type. This must be cheap and must not sleep for long.
+    fn can_preserve(file: &File) -> bool;
+
+    /// Makes `file` ready to be handed over.
+    fn preserve(file: &File) -> Result<Preserved<Self::Header, Self::State>>;
+
+    /// Brings the header up to date, just before the jump. This may be called again if another file
+    /// failed.
+    fn freeze(_file: &File, _preserved: &mut Preserved<Self::Header, Self::State>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Undoes `freeze`: the old kernel goes on.
+    fn unfreeze(_file: &File, _preserved: &mut Preserved<Self::Header, Self::State>) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Restores a file. Everything that `header` stands for must be restored or freed, also if this
+    /// fails.
+    fn retrieve(header: Incoming<Self::Header>) -> Result<Retrieved<Self::Live>>;
+
+    /// Frees everything that `header` stands for: nobody wanted the file.
+    fn discard(header: Incoming<Self::Header>);
+
+    /// The user is done with the update: `live` is not needed any more. What cannot be released yet
+    /// is returned, and is released later.
+    fn finished(_file: &File, live: Self::Live) -> Option<KBox<dyn Orphan>> {
+        drop(live);
+        None
+    }
+
+    /// The records that the test hook may damage.
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    fn test_records(_state: &Self::State) -> Option<crate::test::Records<'_>> {
+        None
+    }
+}
+
+/// A registered handler.
+///
+/// # Invariants
+///
+/// `handler` is registered with LUO as long as this exists, and is the field of this name in a
+/// `Registration<T>` that does not move.
+#[pin_data(PinnedDrop)]
+pub struct Registration<T: FileHandler> {
+    /// What `T` wants to be kept of the files that are retrieved but not finished, and room to keep
+    /// it longer.
+    #[pin]
+    live: Mutex<RBTree<status::Key, (T::Live, orphan::Slot)>>,
+    report: status::Entry,
+    /// Whether files may be preserved.
+    ready: AtomicBool,
+    /// Registered with the handler, if there is one.
+    flb: Option<Pin<KBox<FlbSlot<T::Flb>>>>,
+    // Last: LUO may use the handler as soon as it is registered.
+    #[pin]
+    handler: Opaque<bindings::liveupdate_file_handler>,
+}
+
+// SAFETY: LUO's list may be changed from any thread, and `T::Live` is `Send`.
+unsafe impl<T: FileHandler> Send for Registration<T> {}
+// SAFETY: All that is changed after registration is behind mutexes.
+unsafe impl<T: FileHandler> Sync for Registration<T> {}
+
+impl<T: FileHandler> Registration<T> {
+    /// Registers the handler. The module that `T` is in cannot be unloaded while it is in use.
+    ///
+    /// This must be the last step of loading the module that can fail: files may be preserved from
+    /// here on.
+    pub fn new() -> Result<Pin<KBox<Self>>> {
+        let this = Self::register(None)?;
+        this.ready.store(true, Ordering::Relaxed);
+        Ok(this)
+    }
+
+    /// Registers the handler with the state that its files share. As [`Registration::new`].
+    pub fn with_flb() -> Result<Pin<KBox<Self>>> {
+        let flb = KBox::pin_init(FlbSlot::new(), GFP_KERNEL)?;
+        let this = Self::register(Some(flb))?;
+        if let Some(flb) = &this.flb {
+            // SAFETY: The handler is registered, and unregistering it comes before dropping `flb`.
+            match unsafe { flb.as_ref().register(this.handler.get()) } {
+                Ok(()) => this.ready.store(true, Ordering::Relaxed),
+                // Files that arrived may be using the handler already: the module has to stay.
+                Err(err) => pr_err!(
+                    "{}: cannot register shared state: {:?}; nothing can be preserved\n",
+                    T::COMPATIBLE,
+                    err
+                ),
+            }
+        }
+        Ok(this)
+    }
+
+    /// The state that the handler's files share.
+    pub fn flb(&self) -> Option<Pin<&FlbSlot<T::Flb>>> {
+        self.flb.as_ref().map(Pin::as_ref)
+    }
+
+    fn take_live(&self, key: status::Key) -> Option<(T::Live, orphan::Slot)> {
+        self.live.lock().remove(&key)
+    }
+
+    fn register(flb: Option<Pin<KBox<FlbSlot<T::Flb>>>>) -> Result<Pin<KBox<Self>>> {
+        let report = status::Entry::new(
+            T::COMPATIBLE,
+            <T::OwnerModule as ModuleMetadata>::NAME, //
+        )?;
+        KBox::try_pin_init(
+            try_pin_init!(Self {
+                live <- new_mutex!(RBTree::new()),
+                report,
+                ready: AtomicBool::new(false),
+                flb,
+                handler <- Opaque::try_ffi_init(|slot: *mut bindings::liveupdate_file_handler| {
+                    // SAFETY: `slot` is valid for writes.
+                    unsafe { Adapter::<T>::init(slot) };
+                    // SAFETY: It is initialised, and by the type invariants lives until it is
+                    // unregistered.
+                    // INVARIANT: It is registered if this succeeds.
+                    to_result(unsafe { bindings::liveupdate_register_file_handler(slot) })
+                }),
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
+
+#[pinned_drop]
+impl<T: FileHandler> PinnedDrop for Registration<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariants it is registered. No file uses it: each has a reference of
+        // the module.
+        unsafe { bindings::liveupdate_unregister_file_handler(self.handler.get()) };
+    }
+}
+
+/// `name` with NULs up to the size of a field of LUO.
+pub(crate) const fn padded<const LEN: usize>(name: &CStr) -> [u8; LEN] {
+    let from = name.to_bytes_with_nul();
+    assert!(from.len() <= LEN, "the name is too long for LUO");
+    let mut to = [0; LEN];
+    let mut i = 0;
+    while i < from.len() {
+        to[i] = from[i];
+        i += 1;
+    }
+    to
+}
+
+/// The module that a handler is in.
+const fn owner<T: FileHandler>() -> *mut kernel::bindings::module {
+    this_module::<T::OwnerModule>().as_ptr()
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The C callbacks of a [`FileHandler`].
+//!
+//! They convert and call, and keep the books. An error is always a negative number: LUO would take a
+//! positive one for success in some places.
+
+use super::{
+    owner,
+    padded,
+    FileHandler,
+    Preserved,
+    Registration, //
+};
+use crate::{
+    bindings,
+    fs,
+    kho::Incoming,
+    orphan,
+    status::{
+        FileState,
+        Key, //
+    },
+    test, //
+};
+use core::{
+    marker::PhantomData,
+    sync::atomic::Ordering, //
+};
+use kernel::{
+    container_of,
+    error::from_result,
+    fs::File,
+    prelude::*,
+    rbtree::RBTreeNodeReservation,
+    sync::aref::ARef,
+    types::{
+        ForeignOwnable,
+        Opaque, //
+    }, //
+};
+
+/// Length of a handler's name in LUO, with the final NUL.
+const COMPATIBLE_LEN: usize = bindings::LIVEUPDATE_HNDL_COMPAT_LENGTH as usize;
+
+/// What LUO's private data of a preserved file is.
+type Private<T> = KBox<Preserved<<T as FileHandler>::Header, <T as FileHandler>::State>>;
+
+pub(super) struct Adapter<T: FileHandler>(PhantomData<T>);
+
+impl<T: FileHandler> Adapter<T> {
+    const OPS: bindings::liveupdate_file_ops = bindings::liveupdate_file_ops {
+        can_preserve: Some(Self::can_preserve),
+        preserve: Some(Self::preserve),
+        unpreserve: Some(Self::unpreserve),
+        freeze: Some(Self::freeze),
+        unfreeze: Some(Self::unfreeze),
+        retrieve: Some(Self::retrieve),
+        can_finish: None,
+        finish: Some(Self::finish),
+        get_id: Some(Self::get_id),
+        owner: owner::<T>(),
+    };
+
+    const COMPATIBLE: [u8; COMPATIBLE_LEN] = padded(T::COMPATIBLE);
+
+    /// Fills in what LUO reads when the handler is registered.
+    ///
+    /// # Safety
+    ///
+    /// `slot` must be valid for writes.
+    pub(super) unsafe fn init(slot: *mut bindings::liveupdate_file_handler) {
+        let handler = bindings::liveupdate_file_handler {
+            ops: &Self::OPS,
+            compatible: Self::COMPATIBLE,
+            ..pin_init::zeroed()
+        };
+        // SAFETY: The caller guarantees it.
+        unsafe { slot.write(handler) };
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be what LUO gives to a callback of this handler, but `retrieve`, or to `finish`
+    /// of a file that was retrieved.
+    unsafe fn file<'a>(args: &bindings::liveupdate_file_op_args) -> &'a File {
+        // SAFETY: LUO has a reference of the file during the call; it has it from a plain `fget()`.
+        unsafe { File::from_raw_file(args.file) }
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be what LUO gives to a callback of this handler.
+    unsafe fn registration<'a>(args: &bindings::liveupdate_file_op_args) -> &'a Registration<T> {
+        // SAFETY: The caller guarantees it.
+        unsafe { Self::of(args.handler) }
+    }
+
+    /// # Safety
+    ///
+    /// `handler` must be this handler.
+    unsafe fn of<'a>(handler: *mut bindings::liveupdate_file_handler) -> &'a Registration<T> {
+        let handler = handler.cast::<Opaque<bindings::liveupdate_file_handler>>();
+        // SAFETY: By the invariants of `Registration`, LUO knows only handlers in a registration,
+        // which stays as long as files use it.
+        unsafe { &*container_of!(handler, Registration<T>, handler) }
+    }
+
+    /// # Safety
+    ///
+    /// `handler` must be this handler, and `file` must be valid.
+    unsafe extern "C" fn can_preserve(
+        handler: *mut bindings::liveupdate_file_handler,
+        file: *mut kernel::bindings::file,
+    ) -> bool {
+        // SAFETY: The handler is one of ours.
+        let reg = unsafe { Self::of(handler) };
+        // SAFETY: LUO has a reference of the file during the call.
+        reg.ready.load(Ordering::Relaxed) && T::can_preserve(unsafe { File::from_raw_file(file) })
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be valid.
+    unsafe extern "C" fn get_id(file: *mut kernel::bindings::file) -> c_ulong {
+        // SAFETY: LUO has a reference of the file during the call.
+        fs::inode_key(unsafe { File::from_raw_file(file) }) as c_ulong
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, with a file that is not preserved.
+    unsafe extern "C" fn preserve(args: *mut bindings::liveupdate_file_op_args) -> c_int {
+        // SAFETY: The caller guarantees it.
+        let args = unsafe { &mut *args };
+        // SAFETY: As above.
+        let (reg, file) = unsafe { (Self::registration(args), Self::file(args)) };
+        from_result(|| {
+            test::fail(test::Step::Preserve)?;
+            let row = reg.report.reserve()?;
+            let preserved: Private<T> = KBox::new(T::preserve(file)?, GFP_KERNEL)?;
+
+            args.serialized_data = preserved.header.phys();
+            let key = Key::Outgoing(args.serialized_data);
+            row.insert(key, file, FileState::Preserved, preserved.bytes);
+            args.private_data = preserved.into_foreign();
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, with a file that is preserved, which it is not any more afterwards.
+    unsafe extern "C" fn unpreserve(args: *mut bindings::liveupdate_file_op_args) {
+        // SAFETY: The caller guarantees it.
+        let args = unsafe { &mut *args };
+        // SAFETY: As above.
+        let (reg, file) = unsafe { (Self::registration(args), Self::file(args)) };
+        // SAFETY: `preserve` set the private data, and this is the last use.
+        let preserved = unsafe { Private::<T>::from_foreign(args.private_data) };
+        test::repair(file);
+        drop(preserved);
+        reg.report.remove(Key::Outgoing(args.serialized_data));
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, with a file that is preserved.
+    unsafe extern "C" fn freeze(args: *mut bindings::liveupdate_file_op_args) -> c_int {
+        // SAFETY: The caller guarantees it.
+        let args = unsafe { &mut *args };
+        // SAFETY: As above.
+        let (reg, file) = unsafe { (Self::registration(args), Self::file(args)) };
+        // SAFETY: `preserve` set the private data. LUO holds the file's mutex, so that this is the
+        // only reference.
+        let preserved = unsafe { &mut *args.private_data.cast::<Preserved<T::Header, T::State>>() };
+        from_result(|| {
+            test::repair(file);
+            test::fail(test::Step::Freeze)?;
+            if T::HAS_FREEZE {
+                T::freeze(file, preserved)?;
+            }
+            #[cfg(CONFIG_LIVEUPDATE_TEST)]
+            test::damage(
+                file,
+                zerocopy::IntoBytes::as_mut_bytes(&mut *preserved.header),
+                T::test_records(&preserved.state),
+            )?;
+            let key = Key::Outgoing(args.serialized_data);
+            reg.report.set_state(key, FileState::Frozen);
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, with a file that is preserved and frozen.
+    unsafe extern "C" fn unfreeze(args: *mut bindings::liveupdate_file_op_args) {
+        // SAFETY: The caller guarantees it.
+        let args = unsafe { &mut *args };
+        // SAFETY: As above.
+        let (reg, file) = unsafe { (Self::registration(args), Self::file(args)) };
+        // SAFETY: As in `freeze`.
+        let preserved = unsafe { &mut *args.private_data.cast::<Preserved<T::Header, T::State>>() };
+        test::repair(file);
+        if T::HAS_UNFREEZE {
+            T::unfreeze(file, preserved);
+        }
+        let key = Key::Outgoing(args.serialized_data);
+        reg.report.set_state(key, FileState::Preserved);
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, and LUO must never ask for the same serialised data again but to finish.
+    unsafe extern "C" fn retrieve(args: *mut bindings::liveupdate_file_op_args) -> c_int {
+        // SAFETY: The caller guarantees it.
+        let args = unsafe { &mut *args };
+        // SAFETY: As above.
+        let reg = unsafe { Self::registration(args) };
+        from_result(|| {
+            // LUO forgets the state if this fails, so that it is taken before anything can.
+            let header = Self::take_header(args)?;
+            // What can fail without the handler comes before it.
+            let prepared = test::fail(test::Step::Retrieve).and_then(|()| {
+                Ok((
+                    reg.report.reserve()?,
+                    RBTreeNodeReservation::new(GFP_KERNEL)?,
+                    orphan::Slot::new()?, //
+                ))
+            });
+            let (row, node, slot) = match prepared {
+                Ok(prepared) => prepared,
+                Err(err) => {
+                    T::discard(header);
+                    return Err(err);
+                }
+            };
+
+            let retrieved = T::retrieve(header)?;
+            let key = Key::Incoming(args.serialized_data);
+            row.insert(key, &retrieved.file, FileState::Retrieved, retrieved.bytes);
+            let node = node.into_node(key, (retrieved.live, slot));
+            let old = reg.live.lock().insert(node);
+            drop(old);
+            args.file = ARef::into_raw(retrieved.file).as_ptr().cast();
+            Ok(0)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `args` must be valid, and must be the last thing that LUO does with the file.
+    unsafe extern "C" fn finish(args: *mut bindings::liveupdate_file_op_args) {
+        // SAFETY: The caller guarantees it.
+        let args = unsafe { &mut *args };
+        // SAFETY: As above.
+        let reg = unsafe { Self::registration(args) };
+        let key = Key::Incoming(args.serialized_data);
+        if args.retrieve_status == 0 {
+            if let Ok(header) = Self::take_header(args) {
+                T::discard(header);
+            }
+        } else if let Some((live, slot)) = reg.take_live(key) {
+            // Without a file, LUO failed after `retrieve` did not: the file is gone.
+            if args.retrieve_status > 0 {
+                // SAFETY: As above; the file was retrieved.
+                let file = unsafe { Self::file(args) };
+                if let Some(orphan) = T::finished(file, live) {
+                    // SAFETY: LUO has a reference of the module as long as it has the file.
+                    unsafe { slot.fill(orphan, owner::<T>()) };
+                }
+            }
+        }
+        reg.report.remove(key);
+        orphan::retry();
+        if let Some(flb) = reg.flb() {
+            flb.before_finish();
+        }
+    }
+
+    fn take_header(args: &bindings::liveupdate_file_op_args) -> Result<Incoming<T::Header>> {
+        // SAFETY: LUO calls `retrieve` once at most, and `finish` with status zero only if it did
+        // not, so that each header is taken once.
+        unsafe { Incoming::from_phys(args.serialized_data) }.inspect_err(|err| {
+            pr_err!(
+                "{}: the handed-over state is not where the previous kernel said: {:?}; its memory stays unused until the next boot\n",
+                T::COMPATIBLE,
+                err
+            )
+        })
+    }
+}

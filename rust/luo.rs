@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! What the live update handlers share: the only place with C bindings and `unsafe` code.
+//!
+//! A handler module implements [`liveupdate::FileHandler`] for a file type and holds a
+//! [`liveupdate::Registration`]. Everything it preserves is an owner in the old kernel that undoes
+//! the preservation when it is dropped ([`kho::PreservedBox`], [`kho::PreservedVec`],
+//! [`kho::PreservedFolios`]), and everything that arrives is a value in the new kernel that can be
+//! used up only once and frees what it stands for when it is dropped ([`kho::Incoming`],
+//! [`kho::IncomingVec`], [`kho::IncomingFolios`]). Nothing turns one kind into the other.
+//!
+//! C headers: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h),
+//! [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
+
+use kernel::prelude::*;
+
+#[path = "../kho/abi/mod.rs"]
+pub mod abi;
+
+#[doc(hidden)]
+pub mod bindings;
+
+pub mod flb;
+pub mod fs;
+pub mod kho;
+pub mod liveupdate;
+pub mod memfd;
+pub mod orphan;
+pub mod pin;
+pub mod shmem;
+pub mod status;
+pub mod test;
+
+/// A modinfo field that names the format a module reads and writes, for a static in `.modinfo`.
+pub const fn modinfo_format<const LEN: usize>(name: &CStr) -> [u8; LEN] {
+    const KEY: &[u8] = b"format=";
+
+    let name = name.to_bytes_with_nul();
+    assert!(LEN == KEY.len() + name.len());
+    let mut field = [0; LEN];
+    let mut i = 0;
+    while i < LEN {
+        field[i] = if i < KEY.len() {
+            KEY[i]
+        } else {
+            name[i - KEY.len()]
+        };
+        i += 1;
+    }
+    field
+}
+
+/// Order of the largest folio that can be in a file.
+pub fn max_folio_order() -> u32 {
+    // SAFETY: FFI call without requirements.
+    unsafe { bindings::luo_helper_max_folio_order() }
+}
+
+module! {
+    type: LuoRs,
+    name: "luo_rs",
+    authors: ["liveupdate-rs"],
+    description: "Live update of host kernels: what the handlers share",
+    license: "GPL",
+}
+
+/// This module.
+#[doc(hidden)]
+#[pin_data]
+pub struct LuoRs {
+    // Before the devices: they read what the handlers report.
+    registry: status::Registry,
+    orphanage: orphan::Orphanage,
+    #[pin]
+    status: status::Device,
+    #[pin]
+    test: test::Device,
+}
+
+impl kernel::InPlaceModule for LuoRs {
+    fn init(module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        if !liveupdate::enabled() {
+            pr_info!("live update is off: boot with \"kho=on liveupdate=on\" to preserve files\n");
+        }
+        try_pin_init!(Self {
+            registry: status::Registry::new(module),
+            orphanage: orphan::Orphanage::new(),
+            status <- status::Device::register(),
+            test <- test::Device::register(module),
+        })
+    }
+}

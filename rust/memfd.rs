@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Files made by `memfd_create()`.
+//!
+//! C header: [`include/linux/memfd.h`](srctree/include/linux/memfd.h)
+
+use crate::{
+    abi::memfd::CreateMode,
+    bindings,
+    fs,
+    shmem::Shmem, //
+};
+use core::ptr::NonNull;
+use kernel::{
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    fs::File,
+    prelude::*,
+    sync::aref::ARef, //
+};
+
+const MFD_ALLOW_SEALING: u32 = 0x0002;
+const MFD_NOEXEC_SEAL: u32 = 0x0008;
+
+/// The seals of a file, as `F_GET_SEALS` gives them.
+pub fn seals(file: Shmem<'_>) -> Result<u32> {
+    // SAFETY: The file is alive.
+    let seals = unsafe { bindings::memfd_get_seals(file.as_ptr()) };
+    // CAST: Not negative.
+    to_result(seals).map(|()| seals as u32)
+}
+
+/// A new memfd in shared memory that nobody else knows yet.
+///
+/// # Invariants
+///
+/// `shmem_file()` is true for the file, and there is no other reference.
+pub struct NewMemfd {
+    file: ARef<File>,
+}
+
+impl NewMemfd {
+    /// Creates an empty one.
+    pub fn new(mode: CreateMode) -> Result<Self> {
+        let flags = match mode {
+            CreateMode::NoExecSeal => MFD_NOEXEC_SEAL,
+            CreateMode::AllowSealing => MFD_ALLOW_SEALING,
+        };
+        // SAFETY: The name is a C string.
+        let file = unsafe { bindings::memfd_alloc_file(c"".as_char_ptr(), flags) };
+        let file = NonNull::new(from_err_ptr(file)?.cast()).ok_or(ENOMEM)?;
+        // SAFETY: We own the only reference, and `File` is a transparent wrapper; nobody can have
+        // called `fdget_pos()` for it.
+        let file = unsafe { ARef::from_raw(file) };
+        // INVARIANT: A memfd without huge pages is in shared memory.
+        Ok(Self { file })
+    }
+
+    /// Adds seals.
+    pub fn add_seals(&self, seals: u32) -> Result {
+        // SAFETY: The file is alive.
+        to_result(unsafe { bindings::memfd_add_seals(self.file.as_ptr(), seals) })
+    }
+
+    /// Sets the size. The file is all hole.
+    pub fn set_size(&self, size: u64) -> Result {
+        let size = i64::try_from(size).map_err(|_| EFBIG)?;
+        // SAFETY: The file is alive, and by the type invariants nobody else knows it.
+        unsafe { bindings::luo_helper_shmem_set_size(self.file.as_ptr(), size) };
+        Ok(())
+    }
+
+    /// Sets the file position.
+    pub fn set_pos(&self, pos: u64) -> Result {
+        fs::set_pos(&self.file, pos)
+    }
+
+    /// Puts `folios` at `indices`, and returns how many of them went in.
+    ///
+    /// # Safety
+    ///
+    /// The caller has a reference of each folio. The folios are not in use, their content is valid,
+    /// and each index is a multiple of its folio's size, below the file size, and not in use.
+    pub(crate) unsafe fn insert(
+        &self,
+        folios: &mut [*mut bindings::folio],
+        indices: &[usize],
+    ) -> (usize, Result) {
+        let nr = folios.len().min(indices.len());
+        let mut done = 0;
+        // SAFETY: `nr` is in the bounds of both, and the caller guarantees the rest.
+        let ret = unsafe {
+            bindings::luo_helper_shmem_insert(
+                self.file.as_ptr(),
+                folios.as_mut_ptr(),
+                indices.as_ptr().cast(),
+                // CAST: A batch is small.
+                nr as u32,
+                &raw mut done,
+            )
+        };
+        (done as usize, to_result(ret))
+    }
+
+    /// The finished file.
+    pub fn into_file(self) -> ARef<File> {
+        self.file
+    }
+}

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Faults on request, for tests: the device `/dev/luo_test`.
+//!
+//! It exists only in kernels with `CONFIG_LIVEUPDATE_TEST`. Each write is one command:
+//!
+//! ```text
+//! fail <preserve|freeze|retrieve> <errno> [count]
+//! poke head <byte offset> <u64>
+//! poke array <element> <byte offset> <u64>
+//! chunk <pages>
+//! reset
+//! ```
+//!
+//! `fail` makes the next calls of any handler fail. `poke` overwrites eight bytes of what is handed
+//! over, when it is frozen; if the old kernel goes on after all, they are put back. `chunk` sets how
+//! many pages are pinned at a time.
+
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+mod device;
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+mod flb;
+
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+pub use self::device::{
+    chunk,
+    Records, //
+};
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+pub(crate) use self::device::{
+    damage,
+    fail,
+    repair,
+    Device, //
+};
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+pub use self::flb::TestFlb;
+
+/// A call that can be made to fail.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// In the old kernel.
+    Preserve,
+    /// Just before the jump.
+    Freeze,
+    /// In the new kernel.
+    Retrieve,
+}
+
+#[cfg(not(CONFIG_LIVEUPDATE_TEST))]
+mod off {
+    use super::Step;
+    use core::num::NonZeroU32;
+    use kernel::{
+        fs::File,
+        prelude::*, //
+    };
+
+    #[pin_data]
+    pub(crate) struct Device {}
+
+    impl Device {
+        pub(crate) fn register(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+            try_pin_init!(Self {})
+        }
+    }
+
+    /// Pages to pin at a time, if a test wants another number.
+    #[inline(always)]
+    pub fn chunk() -> Option<NonZeroU32> {
+        None
+    }
+
+    #[inline(always)]
+    pub(crate) fn fail(_step: Step) -> Result {
+        Ok(())
+    }
+
+    #[inline(always)]
+    pub(crate) fn repair(_file: &File) {}
+}
+
+#[cfg(not(CONFIG_LIVEUPDATE_TEST))]
+pub use self::off::chunk;
+#[cfg(not(CONFIG_LIVEUPDATE_TEST))]
+pub(crate) use self::off::{
+    fail,
+    repair,
+    Device, //
+};
+/// The shared state of handlers that need none.
+#[cfg(not(CONFIG_LIVEUPDATE_TEST))]
+pub use crate::flb::NoFlb as TestFlb;

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The device, and the faults that were ordered through it.
+
+use super::Step;
+use crate::kho::{
+    FolioRecord,
+    PreservedFolios, //
+};
+use core::{
+    num::NonZeroU32,
+    ptr::NonNull,
+    sync::atomic::{
+        AtomicU32,
+        Ordering, //
+    }, //
+};
+use kernel::{
+    fs::{
+        File,
+        Kiocb, //
+    },
+    iov::IovIterSource,
+    miscdevice::{
+        MiscDevice,
+        MiscDeviceOptions,
+        MiscDeviceRegistration, //
+    },
+    prelude::*,
+    str::{
+        parse_int::ParseInt,
+        BStr, //
+    }, //
+};
+
+kernel::sync::global_lock! {
+    // SAFETY: `Device::register()` is called when the module is loaded, before anything else.
+    unsafe(uninit) static ORDERS: Mutex<Orders> = Orders::new();
+}
+
+/// Pages to pin at a time; 0 for the default.
+static CHUNK: AtomicU32 = AtomicU32::new(0);
+
+struct Fail {
+    step: Step,
+    errno: i32,
+    left: u32,
+}
+
+struct Poke {
+    /// In the record with this number, or in the header.
+    record: Option<u64>,
+    offset: usize,
+    value: u64,
+}
+
+struct Undo {
+    /// Address of the `struct file`.
+    file: usize,
+    at: usize,
+    value: u64,
+}
+
+struct Orders {
+    fails: KVec<Fail>,
+    /// For the next file that is frozen.
+    pokes: KVec<Poke>,
+    undo: KVec<Undo>,
+}
+
+impl Orders {
+    const fn new() -> Self {
+        Self {
+            fails: KVec::new(),
+            pokes: KVec::new(),
+            undo: KVec::new(),
+        }
+    }
+
+    /// Carries out one command.
+    fn order(&mut self, command: &str) -> Result {
+        let mut words = command.split_ascii_whitespace();
+        match words.next() {
+            Some("fail") => {
+                let step = match words.next() {
+                    Some("preserve") => Step::Preserve,
+                    Some("freeze") => Step::Freeze,
+                    Some("retrieve") => Step::Retrieve,
+                    _ => return Err(EINVAL),
+                };
+                let errno = i32::try_from(number(words.next())?).map_err(|_| EINVAL)?;
+                let left = match words.next() {
+                    None => 1,
+                    count => u32::try_from(number(count)?).map_err(|_| EINVAL)?,
+                };
+                self.fails.push(Fail { step, errno, left }, GFP_KERNEL)?;
+            }
+            Some("poke") => {
+                let record = match words.next() {
+                    Some("head") => None,
+                    Some("array") => Some(number(words.next())?),
+                    _ => return Err(EINVAL),
+                };
+                let offset = usize::try_from(number(words.next())?).map_err(|_| EINVAL)?;
+                let value = number(words.next())?;
+                let poke = Poke {
+                    record,
+                    offset,
+                    value,
+                };
+                self.pokes.push(poke, GFP_KERNEL)?;
+            }
+            Some("chunk") => {
+                let pages = u32::try_from(number(words.next())?).map_err(|_| EINVAL)?;
+                CHUNK.store(pages, Ordering::Relaxed);
+            }
+            Some("reset") => {
+                self.fails.clear();
+                self.pokes.clear();
+                CHUNK.store(0, Ordering::Relaxed);
+            }
+            _ => return Err(EINVAL),
+        }
+        Ok(())
+    }
+
+    fn poke(&mut self, file: &File, at: NonNull<u64>, value: u64) -> Result {
+        let undo = Undo {
+            file: file.as_ptr() as usize,
+            at: at.as_ptr() as usize,
+            // SAFETY: The caller found it in memory that is handed over.
+            value: unsafe { at.read_unaligned() },
+        };
+        self.undo.push(undo, GFP_KERNEL)?;
+        // SAFETY: As above.
+        unsafe { at.write_unaligned(value) };
+        Ok(())
+    }
+}
+
+fn number(word: Option<&str>) -> Result<u64> {
+    u64::from_str(BStr::from_bytes(word.ok_or(EINVAL)?.as_bytes()))
+}
+
+/// Pages to pin at a time, if a test wants another number.
+pub fn chunk() -> Option<NonZeroU32> {
+    NonZeroU32::new(CHUNK.load(Ordering::Relaxed))
+}
+
+/// Fails if it was ordered to.
+pub(crate) fn fail(step: Step) -> Result {
+    let mut orders = ORDERS.lock();
+    let found = orders
+        .fails
+        .iter_mut()
+        .find(|fail| fail.step == step && fail.left != 0);
+    let Some(fail) = found else {
+        return Ok(());
+    };
+    fail.left -= 1;
+    Err(Error::from_errno(-fail.errno))
+}
+
+/// Damages what is handed over for `file`, if it was ordered to.
+pub(crate) fn damage(file: &File, header: &mut [u8], records: Option<Records<'_>>) -> Result {
+    const WORD: usize = size_of::<u64>();
+
+    let mut orders = ORDERS.lock();
+    let pokes = core::mem::take(&mut orders.pokes);
+    for poke in &pokes {
+        let memory: NonNull<[u8]> = match poke.record {
+            None => NonNull::from(&mut *header),
+            Some(nr) => records
+                .as_ref()
+                .and_then(|records| records.list.record(nr))
+                .ok_or(EINVAL)?,
+        };
+        let end = poke.offset.checked_add(WORD).ok_or(EINVAL)?;
+        if end > memory.len() {
+            return Err(EINVAL);
+        }
+        // SAFETY: It was just checked that this is in bounds.
+        let at = unsafe { memory.cast::<u8>().add(poke.offset) };
+        orders.poke(file, at.cast(), poke.value)?;
+        pr_info!("test: damaged the state of a file\n");
+    }
+    Ok(())
+}
+
+/// Puts back what [`damage`] changed.
+pub(crate) fn repair(file: &File) {
+    let key = file.as_ptr() as usize;
+    let mut orders = ORDERS.lock();
+    // Backwards, as what was changed twice has to become what it was at first.
+    while let Some(at) = orders.undo.iter().rposition(|undo| undo.file == key) {
+        let Ok(undo) = orders.undo.remove(at) else {
+            break;
+        };
+        // SAFETY: The memory is that of a file that is still preserved, as this is called before it
+        // is not.
+        unsafe { (undo.at as *mut u64).write_unaligned(undo.value) };
+    }
+}
+
+/// The records of a preserved file.
+pub struct Records<'a> {
+    list: &'a dyn List,
+}
+
+impl<'a> Records<'a> {
+    /// Lets the records be damaged.
+    pub fn new<R: FolioRecord>(folios: &'a PreservedFolios<R>) -> Self {
+        Self { list: folios }
+    }
+}
+
+trait List {
+    fn record(&self, nr: u64) -> Option<NonNull<[u8]>>;
+}
+
+impl<R: FolioRecord> List for PreservedFolios<R> {
+    fn record(&self, nr: u64) -> Option<NonNull<[u8]>> {
+        let record = self.records().record_ptr(nr)?;
+        Some(NonNull::slice_from_raw_parts(record.cast(), size_of::<R>()))
+    }
+}
+
+/// The device.
+#[pin_data]
+pub(crate) struct Device {
+    #[pin]
+    device: MiscDeviceRegistration<Writer>,
+}
+
+impl Device {
+    pub(crate) fn register(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        // SAFETY: Modules are initialised once.
+        unsafe { ORDERS.init() };
+        try_pin_init!(Self {
+            device <- MiscDeviceRegistration::register(MiscDeviceOptions {
+                name: c"luo_test",
+            }),
+        })
+    }
+}
+
+struct Writer;
+
+#[vtable]
+impl MiscDevice for Writer {
+    type Ptr = KBox<Self>;
+
+    fn open(_file: &File, _misc: &MiscDeviceRegistration<Self>) -> Result<KBox<Self>> {
+        Ok(KBox::new(Self, GFP_KERNEL)?)
+    }
+
+    fn write_iter(_kiocb: Kiocb<'_, Self::Ptr>, iov: &mut IovIterSource<'_>) -> Result<usize> {
+        if iov.len() > kernel::page::PAGE_SIZE {
+            return Err(EMSGSIZE);
+        }
+        let mut text = KVec::new();
+        let len = iov.copy_from_iter_vec(&mut text, GFP_KERNEL)?;
+        let command = core::str::from_utf8(&text).map_err(|_| EINVAL)?;
+        ORDERS.lock().order(command)?;
+        Ok(len)
+    }
+}
