@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Times the preservation and the retrieval of one memfd.
+//!
+//! Under QEMU's `-icount shift=0` a nanosecond of the guest's clock is one instruction, so the
+//! figures are exact and repeatable. Each is a line `BENCH name value`.
+
+use std::fs;
+use std::io::{
+    BufRead,
+    BufReader, //
+};
+use std::os::fd::OwnedFd;
+use std::process::{
+    Command,
+    Stdio, //
+};
+
+use anyhow::{
+    bail,
+    Context,
+    Result, //
+};
+use clap::{
+    Parser,
+    Subcommand,
+    ValueEnum, //
+};
+use liveupdate::{
+    LiveUpdate,
+    SessionName,
+    Token, //
+};
+use progs::memory::{
+    self,
+    Map, //
+};
+use rustix::time::{
+    clock_gettime,
+    ClockId, //
+};
+
+const SESSION: &str = "bench";
+const TOKEN: Token = Token(1);
+
+/// Where the pages of the memfd lie.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Layout {
+    /// One after the other, as the page allocator gives them.
+    Contiguous,
+    /// No two of them neighbours.
+    Scattered,
+    /// Huge pages of 2 MiB.
+    Huge,
+}
+
+#[derive(Debug, Parser)]
+#[command(about = "Times the preservation and the retrieval of one memfd")]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Fills and preserves a memfd; a child keeps the session open.
+    Preserve {
+        #[arg(long)]
+        mib: u64,
+        #[arg(long, value_enum, default_value_t = Layout::Contiguous)]
+        layout: Layout,
+        /// Is the child that keeps the session.
+        #[arg(long, hide = true)]
+        child: bool,
+    },
+    /// Retrieves the memfd, reads every page, finishes the session.
+    Retrieve {
+        #[arg(long)]
+        mib: u64,
+    },
+}
+
+fn now() -> u64 {
+    let t = clock_gettime(ClockId::Monotonic);
+    t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_nsec.unsigned_abs()
+}
+
+/// Runs and times one step.
+fn timed<T>(name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+    let start = now();
+    let value = step().with_context(|| name.to_string())?;
+    println!("BENCH {name} {}", now() - start);
+    Ok(value)
+}
+
+/// What every page begins with.
+fn mark(offset: u64) -> u64 {
+    offset ^ 0x9e37_79b9_7f4a_7c15
+}
+
+fn populate(mib: u64, layout: Layout) -> Result<OwnedFd> {
+    let size = mib << 20;
+    let fd = memory::memfd(SESSION)?;
+    rustix::fs::ftruncate(&fd, size)?;
+    let map = Map::new(&fd, size, true)?;
+    let between = match layout {
+        Layout::Contiguous => None,
+        Layout::Huge => {
+            fs::write("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "force")?;
+            None
+        }
+        Layout::Scattered => {
+            let other = memory::memfd("between")?;
+            rustix::fs::ftruncate(&other, size)?;
+            Some(Map::new(&other, size, true)?)
+        }
+    };
+    for offset in (0..size).step_by(usize::try_from(memory::page())?) {
+        map.word(offset)
+            .store(mark(offset), std::sync::atomic::Ordering::Relaxed);
+        if let Some(other) = &between {
+            other
+                .word(offset)
+                .store(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+    Ok(fd)
+}
+
+fn preserve(mib: u64, layout: Layout) -> Result<()> {
+    let fd = populate(mib, layout)?;
+    let session = LiveUpdate::open()?.create_session(&SessionName::new(SESSION)?)?;
+    timed("preserve", || Ok(session.preserve(&fd, TOKEN)?))?;
+    println!("READY");
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Starts the child that preserves and stays, and waits until it has preserved.
+fn spawn() -> Result<()> {
+    let child = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .arg("--child")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    for line in BufReader::new(child.stdout.context("the child has a pipe")?).lines() {
+        let line = line?;
+        if line == "READY" {
+            return Ok(());
+        }
+        println!("{line}");
+    }
+    bail!("the child ended before it had preserved the file")
+}
+
+fn retrieve(mib: u64) -> Result<()> {
+    println!("BENCH boot {}", now());
+    let size = mib << 20;
+    let session = timed("session", || {
+        Ok(LiveUpdate::open()?.retrieve_session(&SessionName::new(SESSION)?)?)
+    })?;
+    let fd = timed("retrieve", || Ok(session.retrieve(TOKEN)?))?;
+    let map = Map::new(&fd, size, false)?;
+    let bad = timed("access", || {
+        Ok((0..size)
+            .step_by(usize::try_from(memory::page())?)
+            .filter(|&o| map.word(o).load(std::sync::atomic::Ordering::Relaxed) != mark(o))
+            .count())
+    })?;
+    if bad > 0 {
+        bail!("{bad} pages came back with other contents");
+    }
+    timed("finish", || Ok(session.finish()?))
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Action::Preserve {
+            mib,
+            layout,
+            child: true,
+        } => preserve(mib, layout),
+        Action::Preserve { .. } => spawn(),
+        Action::Retrieve { mib } => retrieve(mib),
+    }
+}

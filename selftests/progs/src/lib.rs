@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What the selftests run in a guest.
+//!
+//! A [case](cases) is a pair of functions: one prepares and preserves files in the old kernel, the
+//! other retrieves and verifies them in the new one. Their content is [computed](pattern), so that
+//! nothing but the memory itself has to survive.
+
+pub mod bad;
+pub mod cases;
+pub mod expect;
+pub mod memory;
+pub mod pattern;
+pub mod relay;
+pub mod run;
+pub mod sys;
+pub mod tap;

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Tests of preserved memfds; runs as root in a guest.
+
+use clap::{
+    Args,
+    Parser,
+    Subcommand, //
+};
+use progs::{
+    cases,
+    relay,
+    run::{
+        self,
+        Options, //
+    }, //
+};
+use std::{
+    path::PathBuf,
+    process::ExitCode, //
+};
+
+/// Tests that memfds survive a live update.
+///
+/// `stage1` prepares and preserves files, and leaves a process behind that holds the sessions. After
+/// the update, `stage2` with the same cases retrieves and verifies them.
+#[derive(Parser)]
+#[command(name = "lu_memfd")]
+struct Cli {
+    /// Where notes outlive the kernel.
+    #[arg(long, default_value = "/state/lu_memfd")]
+    state: PathBuf,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Args)]
+struct Selection {
+    /// Cases, or subjects of cases; the default ones if none is named.
+    cases: Vec<String>,
+    /// Leave out a case or a subject.
+    #[arg(long, value_name = "CASE")]
+    without: Vec<String>,
+    /// How much data the cases about much data have, with K, M or G.
+    #[arg(long, default_value = "1G", value_parser = size)]
+    size: u64,
+    /// Change one byte of every retrieved file: the verification must fail.
+    #[arg(long)]
+    sabotage: bool,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Before the update.
+    Stage1(Selection),
+    /// After the update.
+    Stage2(Selection),
+    /// Hand one file on through many kernels.
+    Relay {
+        /// The number of this kernel, from 1.
+        round: u64,
+        /// Do not hand it on.
+        #[arg(long)]
+        last: bool,
+    },
+    /// Show the cases.
+    List,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.trim_end_matches(['K', 'M', 'G']) {
+        digits if digits.len() == text.len() => (digits, 0),
+        digits => match &text[digits.len()..] {
+            "K" => (digits, 10),
+            "M" => (digits, 20),
+            "G" => (digits, 30),
+            other => return Err(format!("\"{other}\" is no unit")),
+        },
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("\"{text}\" is no size"))?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| format!("{text} is too much"))
+}
+
+fn stage(
+    action: fn(&[&'static cases::Case], &Options) -> anyhow::Result<bool>,
+    selection: Selection,
+    state: PathBuf,
+) -> anyhow::Result<bool> {
+    let cases = cases::choose(&selection.cases, &selection.without)?;
+    let options = Options {
+        state,
+        size: selection.size,
+        sabotage: selection.sabotage,
+    };
+    action(&cases, &options)
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.action {
+        Action::Stage1(selection) => stage(run::stage1, selection, cli.state),
+        Action::Stage2(selection) => stage(run::stage2, selection, cli.state),
+        Action::Relay { round, last } => relay::run(round, last, &cli.state),
+        Action::List => {
+            for case in cases::all() {
+                let mark = if case.default { ' ' } else { '*' };
+                println!("{mark} {:28} {}", case.name, case.about);
+            }
+            println!("(* runs only if it is named)");
+            Ok(true)
+        }
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("Bail out! {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
