@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 #include <linux/highmem.h>
+#include <linux/kexec_handover.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 
@@ -31,20 +32,20 @@ bool luo_helper_folio_poisoned(struct folio *folio)
 }
 
 /*
- * Makes the content of a pinned folio final: as much memory as the page cache of @file has at
- * @index, all of it valid, and dirty, so that reclaim never drops it in the next kernel.
+ * Marks a pinned folio as preserved, and makes its content final: as much memory
+ * as the page cache of @file has at @index, all of it valid, and dirty, so that
+ * reclaim never drops it in the next kernel.
  *
- * Returns -EAGAIN if reclaim took the folio from the page cache before it was pinned.
+ * Returns page number and order, in LUO_HELPER_ORDER_BITS at the end, or an error:
+ * -EAGAIN if reclaim took the folio from the page cache before it was pinned.
  */
-int luo_helper_folio_settle(struct folio *folio, struct file *file,
-			    u64 index,
-			    struct luo_helper_settled *settled)
+s64 luo_helper_folio_preserve(struct folio *folio, struct file *file, u64 index)
 {
+	const struct address_space *mapping = file->f_mapping;
 	int err = 0;
 
 	folio_lock(folio);
-	if (unlikely(folio->mapping != file->f_mapping ||
-		     folio->index != index)) {
+	if (unlikely(folio->mapping != mapping || folio->index != index)) {
 		err = -EAGAIN;
 		goto unlock;
 	}
@@ -57,11 +58,16 @@ int luo_helper_folio_settle(struct folio *folio, struct file *file,
 		luo_helper_folio_zero(folio);
 		folio_mark_uptodate(folio);
 	}
-	if (!folio_test_dirty(folio))
+	/* All that folio_mark_dirty() does in shared memory is to set the flag. */
+	if (likely(mapping->a_ops->dirty_folio == noop_dirty_folio))
+		folio_set_dirty(folio);
+	else
 		folio_mark_dirty(folio);
-	settled->pfn = folio_pfn(folio);
-	settled->order = folio_order(folio);
 unlock:
 	folio_unlock(folio);
-	return err;
+	if (!err)
+		err = kho_preserve_folio(folio);
+	if (unlikely(err))
+		return err;
+	return folio_pfn(folio) << LUO_HELPER_ORDER_BITS | folio_order(folio);
 }

@@ -21,19 +21,15 @@ bool luo_helper_file_is_unlinked(struct file *file);
 bool luo_helper_set_file_pos(struct file *file, loff_t pos);
 
 /* folio.c */
-struct luo_helper_settled {
-	u64 pfn;
-	unsigned int order;
-};
+#define LUO_HELPER_ORDER_BITS 6
 
 unsigned int luo_helper_max_folio_order(void);
 struct folio *luo_helper_pfn_folio(u64 pfn);
 void luo_helper_folio_put(struct folio *folio);
 void luo_helper_folio_zero(struct folio *folio);
 bool luo_helper_folio_poisoned(struct folio *folio);
-int luo_helper_folio_settle(struct folio *folio, struct file *file,
-			    u64 index,
-			    struct luo_helper_settled *settled);
+s64 luo_helper_folio_preserve(struct folio *folio, struct file *file,
+			      u64 index);
 
 /* kho.c */
 phys_addr_t luo_helper_virt_to_phys(const void *mem);

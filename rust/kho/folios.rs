@@ -21,13 +21,13 @@ use crate::{
     shmem::Shmem,
 };
 use core::num::NonZeroU32;
-use kernel::{
-    error::to_result,
-    prelude::*, //
-};
+use kernel::prelude::*;
 
 /// How often a folio that reclaim takes away while it is pinned is looked up again.
 const RETRIES: u32 = 16;
+
+/// Where the helper puts the order of a folio.
+const ORDER_BITS: u32 = bindings::LUO_HELPER_ORDER_BITS;
 
 /// A record of one folio in a list that is handed over.
 ///
@@ -103,16 +103,22 @@ impl<R: FolioRecord> PreservedFolios<R> {
             if this.pages != chunk.start >> PAGE.shift() {
                 return Err(EIO);
             }
+            let mut last = None;
             for folio in buffer.pin(file, chunk)? {
                 let index = this.pages;
                 match this.add(file, folio) {
-                    Ok(order) if cursor.advance(index, order) => retries = 0,
-                    Ok(_) => return Err(EIO),
+                    Ok(order) => last = Some((index, order)),
                     Err(EAGAIN) if retries < RETRIES => {
                         retries += 1;
                         break;
                     }
                     Err(err) => return Err(err),
+                }
+            }
+            if let Some((index, order)) = last {
+                retries = 0;
+                if !cursor.advance(index, order) {
+                    return Err(EIO);
                 }
             }
             // SAFETY: FFI call without requirements but that it may sleep.
@@ -129,25 +135,27 @@ impl<R: FolioRecord> PreservedFolios<R> {
         let index = self.pages;
         self.records.reserve_one()?;
 
-        let mut settled = bindings::luo_helper_settled { pfn: 0, order: 0 };
         // SAFETY: The folio is pinned and the file is alive.
-        to_result(unsafe {
-            bindings::luo_helper_folio_settle(
-                folio.as_ptr(),
-                file.as_ptr(),
-                index,
-                &raw mut settled, //
-            )
-        })?;
-        let record = R::new(settled.pfn, index).ok_or(EFBIG)?;
-        // SAFETY: The folio is pinned.
-        to_result(unsafe { bindings::kho_preserve_folio(folio.as_ptr()) })?;
+        let word = unsafe {
+            bindings::luo_helper_folio_preserve(folio.as_ptr(), file.as_ptr(), index)
+            //
+        };
+        if word < 0 {
+            // CAST: An error number.
+            return Err(Error::from_errno(word as i32));
+        }
+        let order = (word & ((1 << ORDER_BITS) - 1)) as u32;
+        let Some(record) = R::new((word >> ORDER_BITS) as u64, index) else {
+            // SAFETY: It was just preserved, and is pinned.
+            unsafe { bindings::kho_unpreserve_folio(folio.as_ptr()) };
+            return Err(EFBIG);
+        };
 
         // INVARIANT: The folio is preserved, and its pin goes over to us.
         self.records.push_reserved(record);
         folio.into_raw();
-        self.pages += 1 << settled.order;
-        Ok(settled.order)
+        self.pages += 1 << order;
+        Ok(order)
     }
 
     /// Number of folios.

@@ -293,8 +293,12 @@ pub fn stage1(cases: &[&'static Case], options: &Options) -> Result<bool> {
     if !sessions.is_empty() {
         let jobs = std::mem::take(&mut kept.jobs);
         sys::leave_behind(|| {
+            let busy = !jobs.is_empty();
             for job in jobs {
                 thread::spawn(job);
+            }
+            if busy {
+                thread::sleep(Duration::from_millis(200));
             }
         })?;
     }

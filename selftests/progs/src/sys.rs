@@ -37,14 +37,22 @@ pub fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-/// Free memory in bytes, with what the kernel keeps for convenience given back.
+/// Free memory in bytes, with what the kernel keeps for convenience given back, and with the pages
+/// that each processor keeps at hand, which can be many after much was freed.
 pub fn mem_free() -> Result<u64> {
     let _ = fs::write("/proc/sys/vm/drop_caches", "3");
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|l| l.strip_prefix("MemFree:"));
     let number = line.and_then(|l| l.split_whitespace().next());
     let kib: u64 = number.context("/proc/meminfo has no MemFree")?.parse()?;
-    Ok(kib << 10)
+    let zones = fs::read_to_string("/proc/zoneinfo")?;
+    let counts = zones
+        .lines()
+        .filter_map(|l| l.trim_start().strip_prefix("count:"));
+    let at_hand: u64 = counts
+        .filter_map(|count| count.trim().parse::<u64>().ok())
+        .sum();
+    Ok((kib << 10) + at_hand * crate::memory::page())
 }
 
 /// Waits until at least `bytes` are free, since some of it is freed later; then the last figure.
@@ -164,9 +172,10 @@ impl FailNth {
     }
 }
 
-/// Leaves a process behind that has all descriptors and mappings of this one, and runs `work`.
-/// It is a session of its own without standard descriptors, so nobody waits for it.
+/// Leaves a process behind that has all descriptors and mappings of this one, and returns when it has
+/// run `work`. It is a session of its own without standard descriptors, so nobody waits for it.
 pub fn leave_behind(work: impl FnOnce()) -> Result<()> {
+    let (done, signal) = rustix::pipe::pipe()?;
     // SAFETY: This process has one thread, so the child may do everything.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()).context("cannot leave a process behind"),
@@ -180,11 +189,18 @@ pub fn leave_behind(work: impl FnOnce()) -> Result<()> {
                 }
             }
             work();
+            let _ = rustix::io::write(&signal, b"!");
             loop {
                 thread::sleep(Duration::from_secs(3600));
             }
         }
-        _ => Ok(()),
+        _ => {
+            drop(signal);
+            match rustix::io::read(&done, &mut [0])? {
+                0 => bail!("the process that was to be left behind died"),
+                _ => Ok(()),
+            }
+        }
     }
 }
 

@@ -123,6 +123,8 @@ pub struct Outcome {
     pub setup: Option<String>,
     /// How the command on the host failed.
     pub host_failure: Option<String>,
+    /// What QEMU itself had to say.
+    pub complaint: Option<String>,
     /// The work directory, if it is kept: `console.log`, `marks`, `state/`, `share/`.
     pub work: Option<PathBuf>,
 }
@@ -197,6 +199,9 @@ fn report(outcome: &Outcome, out: &mut dyn Sink) {
     if let Some(why) = &outcome.host_failure {
         out.note(why);
     }
+    if let Some(text) = &outcome.complaint {
+        out.note(&format!("QEMU said: {text}"));
+    }
     if outcome.status() == 0 {
         let us = outcome.marks.last().map_or(0, |mark| mark.host_us);
         let (count, seconds) = (outcome.stages.len(), us as f64 / 1e6);
@@ -241,7 +246,7 @@ fn attempt(options: &Options, out: &mut dyn Sink) -> Result<Outcome, Error> {
 
     let accel = match stages.first() {
         _ if options.icount => Accel::Icount,
-        Some(first) if kvm::usable(options.arch, &first.kernel, dir) => Accel::Kvm,
+        Some(first) if kvm::usable(options.arch, &first.kernel, dir, out) => Accel::Kvm,
         _ => Accel::Tcg,
     };
     let mut watch = Watch::new(out, options.timeout(), dir, &stages)?;
@@ -269,7 +274,7 @@ fn attempt(options: &Options, out: &mut dyn Sink) -> Result<Outcome, Error> {
             caught.then(|| (INTERRUPTED, "the run was interrupted".to_owned()))
         });
         drop(machine);
-        refused(dir, &watch, group)?;
+        listen(dir, &mut watch, group)?;
         if !watch.well() {
             break;
         }
@@ -283,15 +288,19 @@ fn attempt(options: &Options, out: &mut dyn Sink) -> Result<Outcome, Error> {
     Ok(outcome)
 }
 
-/// If QEMU itself complained before any kernel spoke, it could not be started.
-fn refused(dir: &Path, watch: &Watch<'_>, group: &[Planned]) -> Result<(), Error> {
+/// Takes up what QEMU itself had to say. If no kernel has spoken, it could not be started.
+fn listen(dir: &Path, watch: &mut Watch<'_>, group: &[Planned]) -> Result<(), Error> {
     let complaint = fs::read_to_string(dir.join("qemu.log")).unwrap_or_default();
     let complaint = complaint.trim();
 
-    if complaint.is_empty() || group.iter().any(|stage| watch.spoke(stage.number)) {
+    if complaint.is_empty() {
         return Ok(());
     }
-    Err(Error::Setup(format!("QEMU did not start: {complaint}")))
+    if !group.iter().any(|stage| watch.spoke(stage.number)) {
+        return Err(Error::Setup(format!("QEMU did not start: {complaint}")));
+    }
+    watch.complaint(complaint);
+    Ok(())
 }
 
 /// Set by the signals that ask a program to end. A second one ends it at once.

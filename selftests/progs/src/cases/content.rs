@@ -72,8 +72,8 @@ fn basic() -> Layout {
 fn basic_old(old: &mut Old<'_>) -> Result<()> {
     let fd = memfd("basic")?;
     basic().write(&fd)?;
-    old.note_pages(&fd, basic().size, 1)?;
     old.preserve(&fd, 1)?;
+    old.note_pages(&fd, basic().size, 1)?;
     old.common.check("still-readable", basic().verify(&fd));
     Ok(())
 }
@@ -122,8 +122,8 @@ fn large_old(old: &mut Old<'_>) -> Result<()> {
     let layout = large(old.common.options.size);
     let fd = memfd("large")?;
     layout.write(&fd)?;
-    old.note_pages(&fd, layout.size, 1)?;
-    old.preserve(&fd, 1)
+    old.preserve(&fd, 1)?;
+    old.note_pages(&fd, layout.size, 1)
 }
 
 fn large_new(new: &mut New<'_>) -> Result<()> {

@@ -103,11 +103,12 @@ fn huge_old(old: &mut Old<'_>) -> Result<()> {
     }
     let _setting = Setting::change(ENABLED, "always")?;
     let fd = huge_memfd(&huge())?;
+    old.preserve(&fd, 1)?;
+    // Not before: pinning moves pages that are in the way of the next kernel.
     old.note_pages(&fd, huge().size, 1)?;
     let count = count_huge(&fd, huge().size)?;
-    old.common.note("count", &count.to_string())?;
     old.common.check("made", some(count));
-    old.preserve(&fd, 1)
+    old.common.note("count", &count.to_string())
 }
 
 fn huge_new(new: &mut New<'_>) -> Result<()> {

@@ -138,12 +138,13 @@ fn prefer(node: i32) -> Result<()> {
     const MPOL_DEFAULT: libc::c_int = 0;
     const MPOL_BIND: libc::c_int = 2;
     let mask: libc::c_ulong = if node < 0 { 0 } else { 1 << node };
+    // One more than the mask has bits: the kernel subtracts it.
     let (mode, bits) = if node < 0 {
-        (MPOL_DEFAULT, 0)
+        (MPOL_DEFAULT, 1)
     } else {
-        (MPOL_BIND, 64)
+        (MPOL_BIND, 65)
     };
-    // SAFETY: The mask is valid for the call and has as many bits as are announced.
+    // SAFETY: The mask is valid for the call and has as many bits as the kernel reads.
     let status = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, &raw const mask, bits) };
     answer(status).context("set_mempolicy")
 }
@@ -197,8 +198,8 @@ fn numa_old(old: &mut Old<'_>) -> Result<()> {
         let written = layout.write(&fd);
         prefer(-1)?;
         written?;
-        old.note_pages(&fd, layout.size, node)?;
         old.preserve(&fd, node)?;
+        old.note_pages(&fd, layout.size, node)?;
         // After preserve: pinning may have moved pages.
         let map = Map::new(&fd, layout.size, false)?;
         old.common.check(
@@ -215,6 +216,8 @@ fn numa_new(new: &mut New<'_>) -> Result<()> {
         let fd = new.retrieve(node)?;
         new.common
             .check(&format!("{node}.content"), layout.verify(&fd));
+        let pages = new.same_pages(&fd, layout.size, node);
+        new.common.check(&format!("{node}.same-pages"), pages);
         let map = Map::new(&fd, layout.size, false)?;
         new.common.check(
             &format!("{node}.still-there"),

@@ -35,6 +35,12 @@ use crate::arch::{
 /// A `make` in a kernel tree, with the toolchain every build here uses.
 pub(super) fn make(tree: &Path, out: &Path, arch: Arch) -> Command {
     let mut command = Command::new("make");
+    if let Some(home) = tree.parent() {
+        // Builds of different variants share what compiles to the same.
+        command
+            .env("CCACHE_BASEDIR", home)
+            .env("CCACHE_NOHASHDIR", "1");
+    }
     command
         .arg("-C")
         .arg(tree)

@@ -16,7 +16,8 @@ use super::machine::{
 };
 use super::{
     cmdline,
-    share, //
+    share,
+    Sink, //
 };
 use crate::arch::{
     cache,
@@ -27,7 +28,7 @@ use crate::arch::{
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Boots the kernel once with KVM, or remembers how that went since the host has been up.
-pub(super) fn usable(arch: Arch, kernel: &Path, work: &Path) -> bool {
+pub(super) fn usable(arch: Arch, kernel: &Path, work: &Path, out: &mut dyn Sink) -> bool {
     let native = match arch {
         Arch::X86_64 => cfg!(target_arch = "x86_64"),
         Arch::Arm64 => cfg!(target_arch = "aarch64"),
@@ -45,6 +46,7 @@ pub(super) fn usable(arch: Arch, kernel: &Path, work: &Path) -> bool {
     if let Ok(text) = fs::read_to_string(&answer) {
         return text.trim() == "yes";
     }
+    out.note("finding out whether KVM works here (once until the next boot, up to 10 s)");
     let Some(works) = probe(arch, kernel, work) else {
         return false;
     };

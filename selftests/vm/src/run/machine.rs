@@ -35,6 +35,7 @@ use std::time::Instant;
 
 use regex::Regex;
 
+use super::cmdline;
 use super::record::Record;
 use super::share::at;
 use super::Error;
@@ -74,7 +75,7 @@ pub(super) enum Event {
     /// A line of the console, or what there is of it at the end.
     Console(Instant, String),
     /// A record on the result channel.
-    Record(Instant, Record),
+    Record(Instant, Box<Record>),
     /// Something on the result channel that is none.
     Garbage(String),
     /// The console has ended.
@@ -121,12 +122,13 @@ impl Spec<'_> {
                 "shift=0,sleep=off",
             ]),
         }
-        add(&[
-            "-m",
-            &format!("{}M", self.mem >> 20),
-            "-smp",
-            &self.smp.to_string(),
-        ]);
+        // A kernel does not take it that one package has CPUs on two nodes.
+        let sockets = match cmdline::nodes(self.more) {
+            nodes if nodes > 1 && u64::from(self.smp) % nodes == 0 => format!(",sockets={nodes}"),
+            _ => String::new(),
+        };
+        let cpus = format!("{}{sockets}", self.smp);
+        add(&["-m", &format!("{}M", self.mem >> 20), "-smp", &cpus]);
         add(&[
             "-kernel",
             &path(self.kernel),

@@ -58,24 +58,6 @@ fn programs(arch: Arch) -> PathBuf {
     Build::new(arch, Variant::Plain).dir().join("bin")
 }
 
-fn busybox(arch: Arch) -> Result<PathBuf, Error> {
-    let places: &[&str] = match arch {
-        Arch::X86_64 => &["/bin/busybox", "/usr/bin/busybox"],
-        Arch::Arm64 => &["/opt/arm64/usr/bin/busybox", "/opt/arm64/bin/busybox"],
-    };
-
-    let built = programs(arch).join("busybox");
-    let mut all = std::iter::once(built).chain(places.iter().map(PathBuf::from));
-
-    all.find(|path| path.exists()).ok_or_else(|| {
-        Error::Setup(format!(
-            "there is no static busybox for {arch} ({}); run this through selftests/vm/run, which \
-             brings its own",
-            places.join(", ")
-        ))
-    })
-}
-
 /// Writes the initrd.
 pub(super) fn initrd(arch: Arch, path: &Path) -> Result<(), Error> {
     let read = |from: PathBuf| {
@@ -88,7 +70,7 @@ pub(super) fn initrd(arch: Arch, path: &Path) -> Result<(), Error> {
     };
     let init = read(programs(arch).join("lu-init"))?;
     let jump = read(programs(arch).join("lu-reboot"))?;
-    let busybox = read(busybox(arch)?)?;
+    let busybox = read(programs(arch).join("busybox"))?;
     let write = || -> io::Result<()> {
         let mut cpio = Cpio::new(BufWriter::new(File::create(path)?));
         for dir in MOUNT_POINTS {

@@ -189,7 +189,7 @@ impl<'a> Watch<'a> {
     fn event(&mut self, current: &mut Current, event: Event) {
         match event {
             Event::Console(time, text) => self.console(current, time, text),
-            Event::Record(time, record) => self.record(current, time, record),
+            Event::Record(time, record) => self.record(current, time, *record),
             Event::Garbage(what) => {
                 self.conclude(current.stage, 125, format!("not a result: {what}"));
             }
@@ -326,6 +326,11 @@ impl<'a> Watch<'a> {
     pub(super) fn spoke(&self, stage: usize) -> bool {
         self.outcome.console.iter().any(|line| line.stage == stage)
             || self.outcome.marks.iter().any(|mark| mark.in_stage == stage)
+    }
+
+    /// Notes what QEMU itself had to say.
+    pub(super) fn complaint(&mut self, text: &str) {
+        self.outcome.complaint = Some(text.to_owned());
     }
 
     /// Whether every stage so far is well, so that another machine makes sense.
