@@ -77,27 +77,21 @@ impl NewMemfd {
         fs::set_pos(&self.file, pos)
     }
 
-    /// Puts `folios` at `indices`, and returns how many of them went in.
+    /// Puts folios to their places, at most `LUO_HELPER_BATCH`, and returns how many of them went in.
     ///
     /// # Safety
     ///
     /// The caller has a reference of each folio. The folios are not in use, their content is valid,
     /// and each index is a multiple of its folio's size, below the file size, and not in use.
-    pub(crate) unsafe fn insert(
-        &self,
-        folios: &mut [*mut bindings::folio],
-        indices: &[usize],
-    ) -> (usize, Result) {
-        let nr = folios.len().min(indices.len());
+    pub(crate) unsafe fn insert(&self, places: &[bindings::luo_helper_place]) -> (usize, Result) {
         let mut done = 0;
-        // SAFETY: `nr` is in the bounds of both, and the caller guarantees the rest.
+        // SAFETY: There are as many places, and the caller guarantees the rest.
         let ret = unsafe {
             bindings::luo_helper_shmem_insert(
                 self.file.as_ptr(),
-                folios.as_mut_ptr(),
-                indices.as_ptr().cast(),
-                // CAST: A batch is small.
-                nr as u32,
+                places.as_ptr(),
+                // CAST: The function refuses what is more than a batch.
+                places.len() as u32,
                 &raw mut done,
             )
         };

@@ -9,40 +9,7 @@ use crate::{
     bindings,
     shmem::Shmem, //
 };
-use core::{
-    mem::ManuallyDrop,
-    ptr::NonNull, //
-};
 use kernel::prelude::*;
-
-/// A folio with a pin that this owns.
-///
-/// # Invariants
-///
-/// The folio is pinned, and the pin is ours to release.
-#[repr(transparent)]
-pub struct PinnedFolio(NonNull<bindings::folio>);
-
-impl PinnedFolio {
-    /// The raw folio.
-    #[inline]
-    pub(crate) fn as_ptr(&self) -> *mut bindings::folio {
-        self.0.as_ptr()
-    }
-
-    /// Gives the pin to the caller.
-    #[inline]
-    pub(crate) fn into_raw(self) -> NonNull<bindings::folio> {
-        ManuallyDrop::new(self).0
-    }
-}
-
-impl Drop for PinnedFolio {
-    fn drop(&mut self) {
-        // SAFETY: By the type invariants, we own the pin.
-        unsafe { bindings::unpin_folio(self.as_ptr()) };
-    }
-}
 
 /// Room for the folios of one chunk, which is used for one chunk after the other.
 pub struct PinBuffer {
@@ -87,7 +54,7 @@ impl PinBuffer {
         unsafe { self.folios.inc_len(nr as usize) };
         // INVARIANT: The folios were just pinned for us.
         Ok(Pinned {
-            folios: self.folios.iter(),
+            folios: &mut self.folios,
         })
     }
 }
@@ -104,24 +71,42 @@ impl Default for PinBuffer {
 ///
 /// All `folios` are pinned, and the pins are ours to release.
 pub struct Pinned<'a> {
-    folios: core::slice::Iter<'a, *mut bindings::folio>,
+    folios: &'a mut [*mut bindings::folio],
 }
 
-impl Iterator for Pinned<'_> {
-    type Item = PinnedFolio;
-
+impl Pinned<'_> {
+    /// Number of folios that were not taken.
     #[inline]
-    fn next(&mut self) -> Option<PinnedFolio> {
-        // INVARIANT: The pin goes from us to the new value.
-        self.folios
-            .next()
-            .and_then(|folio| NonNull::new(*folio))
-            .map(PinnedFolio)
+    pub fn len(&self) -> usize {
+        self.folios.len()
+    }
+
+    /// Whether all folios were taken.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.folios.is_empty()
+    }
+
+    /// The folios, to be read only.
+    #[inline]
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut *mut bindings::folio {
+        self.folios.as_mut_ptr()
+    }
+
+    /// Gives the pins of the first `nr` folios to the caller.
+    #[inline]
+    pub(crate) fn take(&mut self, nr: usize) {
+        let folios = core::mem::take(&mut self.folios);
+        let nr = nr.min(folios.len());
+        self.folios = &mut folios[nr..];
     }
 }
 
 impl Drop for Pinned<'_> {
     fn drop(&mut self) {
-        self.for_each(drop);
+        for folio in self.folios.iter() {
+            // SAFETY: By the type invariants, we own the pin.
+            unsafe { bindings::unpin_folio(*folio) };
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 //! The new kernel's side.
 //!
-//! Everything that can be checked is checked before the first folio is restored. Whatever fails,
-//! dropping what is left frees the memory.
+//! Everything that can be checked is checked before the first folio is put into a file. Whatever
+//! fails, dropping what is left frees the memory.
 
 use kernel::prelude::*;
 use luo::{
@@ -53,8 +53,8 @@ fn restore(
     folios: IncomingFolios<FolioSer>,
 ) -> Result<Retrieved<HeldFolios<FolioSer>>, RestoreError> {
     let mut checker = FolioChecker::new(header, PAGE, max_folio_order());
-    let folios = folios.check(header.folios(), header.nr_folios(), |record, order| {
-        checker.check(record, order).map(|_| ())
+    let folios = folios.claim(header.folios(), header.nr_folios(), |record, order| {
+        checker.check(record, |_| order).map(|_| ())
     })?;
 
     let file = create(header).map_err(RestoreError::Create)?;
@@ -82,12 +82,15 @@ fn create(header: &Header) -> Result<NewMemfd> {
 pub(super) fn discard(header: Incoming<MemfdSer>) {
     let raw = *header;
     let folios = folios(header);
-    // The better a list is known, the more of it can be freed.
-    let list = Header::parse(&raw, PAGE).ok();
-    let list = list.as_ref().and_then(Header::folios);
-    if let Err(err) = folios.check(list, 0, |_, _| Ok(())) {
+
+    let result = match Header::parse(&raw, PAGE) {
+        Ok(header) => folios.discard(header.folios()),
+        // Dropping them frees what can be identified.
+        Err(err) => Err(RestoreError::Header(err)),
+    };
+    if let Err(err) = result {
         pr_err!(
-            "finish: {}; part of a memfd stays unused until the next boot\n",
+            "finish: {}; what cannot be identified stays unused until the next boot\n",
             err
         );
     }

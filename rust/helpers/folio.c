@@ -33,41 +33,61 @@ bool luo_helper_folio_poisoned(struct folio *folio)
 
 /*
  * Marks a pinned folio as preserved, and makes its content final: as much memory
- * as the page cache of @file has at @index, all of it valid, and dirty, so that
- * reclaim never drops it in the next kernel.
- *
- * Returns page number and order, in LUO_HELPER_ORDER_BITS at the end, or an error:
- * -EAGAIN if reclaim took the folio from the page cache before it was pinned.
+ * as the page cache has at @index, all of it valid, and dirty, so that reclaim
+ * never drops it in the next kernel.
  */
-s64 luo_helper_folio_preserve(struct folio *folio, struct file *file, u64 index)
+static __always_inline int
+folio_preserve(struct folio *folio, const struct address_space *mapping,
+	       u64 index)
 {
-	const struct address_space *mapping = file->f_mapping;
-	int err = 0;
+	int err = -EAGAIN;
 
 	folio_lock(folio);
-	if (unlikely(folio->mapping != mapping || folio->index != index)) {
-		err = -EAGAIN;
+	if (unlikely(folio->mapping != mapping || folio->index != index))
 		goto unlock;
-	}
-	if (unlikely(folio_contain_hwpoisoned_page(folio))) {
-		err = -EHWPOISON;
+	err = -EHWPOISON;
+	if (unlikely(folio_contain_hwpoisoned_page(folio)))
 		goto unlock;
-	}
 	/* Allocated by fallocate(), but never used: it may hold anything. */
 	if (unlikely(!folio_test_uptodate(folio))) {
 		luo_helper_folio_zero(folio);
 		folio_mark_uptodate(folio);
 	}
-	/* All that folio_mark_dirty() does in shared memory is to set the flag. */
-	if (likely(mapping->a_ops->dirty_folio == noop_dirty_folio))
-		folio_set_dirty(folio);
-	else
-		folio_mark_dirty(folio);
+	/* All that folio_mark_dirty() does in shared memory. */
+	folio_set_dirty(folio);
+	folio_unlock(folio);
+	return kho_preserve_folio(folio);
 unlock:
 	folio_unlock(folio);
-	if (!err)
-		err = kho_preserve_folio(folio);
-	if (unlikely(err))
-		return err;
-	return folio_pfn(folio) << LUO_HELPER_ORDER_BITS | folio_order(folio);
+	return err;
+}
+
+/*
+ * Preserves the pinned folios that follow one another in @file, which is in
+ * shared memory, from @index on, up to the first error: -EAGAIN if reclaim took a
+ * folio from the page cache before it was pinned. For each, @words gets the page
+ * number and, in the last LUO_HELPER_ORDER_BITS, the order.
+ */
+int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
+			       struct file *file, u64 index, u64 *words,
+			       unsigned int *nr_done)
+{
+	const struct address_space *mapping = file->f_mapping;
+	struct folio **end = folios + nr;
+	u64 *word = words;
+	int err = 0;
+
+	for (; folios != end; folios++) {
+		struct folio *folio = *folios;
+		unsigned int order;
+
+		err = folio_preserve(folio, mapping, index);
+		if (unlikely(err))
+			break;
+		order = folio_order(folio);
+		*word++ = (u64)folio_pfn(folio) << LUO_HELPER_ORDER_BITS | order;
+		index += 1ULL << order;
+	}
+	*nr_done = word - words;
+	return err;
 }

@@ -16,18 +16,28 @@ use crate::{
     bindings,
     pin::{
         PinBuffer,
-        PinnedFolio, //
+        Pinned, //
     },
     shmem::Shmem,
 };
-use core::num::NonZeroU32;
-use kernel::prelude::*;
+use core::{
+    mem::MaybeUninit,
+    num::NonZeroU32, //
+};
+use kernel::{
+    error::to_result,
+    prelude::*, //
+};
 
 /// How often a folio that reclaim takes away while it is pinned is looked up again.
 const RETRIES: u32 = 16;
 
 /// Where the helper puts the order of a folio.
 const ORDER_BITS: u32 = bindings::LUO_HELPER_ORDER_BITS;
+const ORDER_MASK: u64 = (1 << ORDER_BITS) - 1;
+
+/// Folios that are preserved in one call.
+const BATCH: usize = 64;
 
 /// A record of one folio in a list that is handed over.
 ///
@@ -35,8 +45,8 @@ const ORDER_BITS: u32 = bindings::LUO_HELPER_ORDER_BITS;
 ///
 /// The page number and index of what [`FolioRecord::new`] returned are those it was given.
 pub unsafe trait FolioRecord: Abi {
-    /// A record for valid and dirty memory, or [`None`] if a number does not fit.
-    fn new(pfn: u64, index: u64) -> Option<Self>;
+    /// A record for valid and dirty memory. `pfn` has at most 52 bits, as addresses have 64.
+    fn new(pfn: u64, index: u64) -> Self;
     /// Page number; 0 if there is no folio.
     fn pfn(&self) -> u64;
     /// Index in the file, in pages.
@@ -47,11 +57,12 @@ pub unsafe trait FolioRecord: Abi {
     fn is_plausible(&self) -> bool;
 }
 
-// SAFETY: `FolioSer` stores both numbers unchanged, or refuses them.
+// SAFETY: `FolioSer` stores both numbers unchanged.
 unsafe impl FolioRecord for FolioSer {
     #[inline]
-    fn new(pfn: u64, index: u64) -> Option<Self> {
-        Self::new(pfn, Self::FLAGS, index)
+    fn new(pfn: u64, index: u64) -> Self {
+        // There is a record for each page number of 52 bits.
+        Self::new(pfn & ((1 << 52) - 1), Self::FLAGS, index).unwrap_or_default()
     }
 
     #[inline]
@@ -103,23 +114,13 @@ impl<R: FolioRecord> PreservedFolios<R> {
             if this.pages != chunk.start >> PAGE.shift() {
                 return Err(EIO);
             }
-            let mut last = None;
-            for folio in buffer.pin(file, chunk)? {
-                let index = this.pages;
-                match this.add(file, folio) {
-                    Ok(order) => last = Some((index, order)),
-                    Err(EAGAIN) if retries < RETRIES => {
-                        retries += 1;
-                        break;
-                    }
-                    Err(err) => return Err(err),
-                }
-            }
-            if let Some((index, order)) = last {
-                retries = 0;
-                if !cursor.advance(index, order) {
-                    return Err(EIO);
-                }
+            let pinned = buffer.pin(file, chunk)?;
+            let before = this.pages;
+            match this.add(file, pinned, &mut cursor) {
+                Err(EAGAIN) if this.pages != before => retries = 0,
+                Err(EAGAIN) if retries < RETRIES => retries += 1,
+                Err(err) => return Err(err),
+                Ok(()) => retries = 0,
             }
             // SAFETY: FFI call without requirements but that it may sleep.
             if unsafe { bindings::luo_helper_interrupted() } {
@@ -129,33 +130,51 @@ impl<R: FolioRecord> PreservedFolios<R> {
         Ok(this)
     }
 
-    /// Adds the folio that follows, and returns its order.
-    #[inline]
-    fn add(&mut self, file: Shmem<'_>, folio: PinnedFolio) -> Result<u32> {
-        let index = self.pages;
-        self.records.reserve_one()?;
+    /// Adds folios that follow, up to the first error.
+    fn add(&mut self, file: Shmem<'_>, mut pinned: Pinned<'_>, cursor: &mut PinCursor) -> Result {
+        while !pinned.is_empty() {
+            let room = self.records.room()?;
+            let mut words = [const { MaybeUninit::<u64>::uninit() }; BATCH];
+            let nr = pinned.len().min(room.len()).min(BATCH);
+            let mut done = 0;
+            // SAFETY: There are at least `nr` folios, all pinned, and as many words. The file is
+            // alive, and in shared memory.
+            let ret = unsafe {
+                bindings::luo_helper_folios_preserve(
+                    pinned.as_mut_ptr(),
+                    // CAST: At most `BATCH`.
+                    nr as u32,
+                    file.as_ptr(),
+                    self.pages,
+                    words.as_mut_ptr().cast(),
+                    &raw mut done,
+                )
+            };
+            let done = (done as usize).min(nr);
+            let mut index = self.pages;
+            let mut last = None;
+            for (slot, word) in room[..done].iter_mut().zip(&words[..done]) {
+                // SAFETY: The function wrote the first `done` words.
+                let word = unsafe { word.assume_init() };
+                slot.write(R::new(word >> ORDER_BITS, index));
+                // CAST: So many bits are left.
+                let order = (word & ORDER_MASK) as u32;
+                last = Some((index, order));
+                index = index.wrapping_add(1 << order);
+            }
+            // INVARIANT: The folios are preserved, and their pins go over to us.
+            pinned.take(done);
+            self.records.commit(done);
+            self.pages = index;
 
-        // SAFETY: The folio is pinned and the file is alive.
-        let word = unsafe {
-            bindings::luo_helper_folio_preserve(folio.as_ptr(), file.as_ptr(), index)
-            //
-        };
-        if word < 0 {
-            // CAST: An error number.
-            return Err(Error::from_errno(word as i32));
+            if let Some((index, order)) = last {
+                if !cursor.advance(index, order) {
+                    return Err(EIO);
+                }
+            }
+            to_result(ret)?;
         }
-        let order = (word & ((1 << ORDER_BITS) - 1)) as u32;
-        let Some(record) = R::new((word >> ORDER_BITS) as u64, index) else {
-            // SAFETY: It was just preserved, and is pinned.
-            unsafe { bindings::kho_unpreserve_folio(folio.as_ptr()) };
-            return Err(EFBIG);
-        };
-
-        // INVARIANT: The folio is preserved, and its pin goes over to us.
-        self.records.push_reserved(record);
-        folio.into_raw();
-        self.pages += 1 << order;
-        Ok(order)
+        Ok(())
     }
 
     /// Number of folios.

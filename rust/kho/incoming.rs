@@ -38,6 +38,16 @@ pub(crate) fn take_folio(pfn: u64) -> Option<NonNull<bindings::folio>> {
     NonNull::new(unsafe { bindings::luo_helper_take_folio(phys) })
 }
 
+/// Restores the preservation that was found to start at the page `pfn`.
+///
+/// The caller owns one reference of the folio. This warns if there is nothing, but does no harm.
+#[inline]
+pub(crate) fn take_waiting(pfn: u64) -> Option<NonNull<bindings::folio>> {
+    let phys = PAGE.phys(pfn)?;
+    // SAFETY: FFI call that is defined for any address.
+    NonNull::new(unsafe { bindings::kho_restore_folio(phys) })
+}
+
 /// Frees the preservation that starts at the page `pfn`, if there is one.
 #[inline]
 pub(crate) fn free(pfn: u64) {

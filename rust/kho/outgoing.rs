@@ -9,6 +9,7 @@ use crate::{
 };
 use core::{
     marker::PhantomData,
+    mem::MaybeUninit,
     ops::{
         Deref,
         DerefMut, //
@@ -190,26 +191,23 @@ impl<T: Abi> PreservedVec<T> {
         u64::from(self.pages) * PAGE_SIZE as u64
     }
 
-    /// Makes sure that the next [`PreservedVec::push_reserved`] finds room.
-    #[inline]
-    pub fn reserve_one(&mut self) -> Result {
+    /// Room for the next elements, in as many as there are, which is at least one. They count once
+    /// [`PreservedVec::commit`] is called.
+    pub fn room(&mut self) -> Result<&mut [MaybeUninit<T>]> {
         if self.left == 0 {
-            self.grow()
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Appends an element. Returns whether there was room.
-    #[inline]
-    pub fn push_reserved(&mut self, value: T) -> bool {
-        if self.left == 0 {
-            return false;
+            self.grow()?;
         }
         // SAFETY: By the type invariants, `left` elements are free at the end of `page`.
-        unsafe { self.page.add(Self::PER_PAGE - self.left).write(value) };
-        self.left -= 1;
-        true
+        Ok(unsafe {
+            let free = self.page.add(Self::PER_PAGE - self.left);
+            core::slice::from_raw_parts_mut(free.cast().as_ptr(), self.left)
+        })
+    }
+
+    /// Makes `nr` elements out of what was written to [`PreservedVec::room`]. What was not written
+    /// is zero.
+    pub fn commit(&mut self, nr: usize) {
+        self.left -= nr.min(self.left);
     }
 
     #[cold]
@@ -340,8 +338,8 @@ mod tests {
         let mut list = PreservedVec::<u64>::new();
         assert!(list.describe().is_null());
         for value in 0..nr {
-            list.reserve_one()?;
-            assert!(list.push_reserved(value));
+            list.room()?[0].write(value);
+            list.commit(1);
         }
         assert_eq!(list.len(), nr);
         assert_eq!(list.describe().total_pages as usize, WORDS + 1);

@@ -5,7 +5,7 @@
 use super::{
     incoming::{
         free,
-        take_folio,
+        take_waiting,
         waiting_order, //
     },
     FolioRecord,
@@ -19,17 +19,20 @@ use crate::{
             KhoVmalloc, //
         }, //
     },
-    bindings,
+    bindings::{
+        self,
+        luo_helper_place as Place, //
+    },
     memfd::NewMemfd, //
 };
 use core::{
-    ops::ControlFlow,
-    ptr, //
+    mem::MaybeUninit,
+    ops::ControlFlow, //
 };
 use kernel::prelude::*;
 
 /// Folios that are put into a file in one call.
-const BATCH: usize = 64;
+const BATCH: usize = bindings::LUO_HELPER_BATCH as usize;
 
 /// Why the folios of a file cannot be restored.
 pub enum RestoreError {
@@ -137,129 +140,132 @@ impl<R: FolioRecord> IncomingFolios<R> {
         })
     }
 
-    /// Checks the list and each of its first `nr` records, before anything is restored.
+    /// Frees all folios. If the list is damaged, this tells so, and frees what can be identified.
+    pub fn discard(mut self, list: Option<&CheckedVmalloc>) -> Result<(), RestoreError> {
+        match list {
+            Some(list) => self.0.list.check(list).map_err(RestoreError::List),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the list, and takes over the folio of each of its first `nr` records that passes.
     ///
-    /// `check` is given what KHO knows of a page number.
-    pub fn check(
+    /// `check` is given the order of what KHO has waiting at the page number, if anything. A page that
+    /// was taken over does not wait any more, so that a page number that is there twice is found.
+    pub fn claim(
         mut self,
         list: Option<&CheckedVmalloc>,
         nr: u64,
-        mut check: impl FnMut(&R, fn(u64) -> Option<u32>) -> Result<(), abi::Error>,
-    ) -> Result<CheckedFolios<R>, RestoreError> {
+        mut check: impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
+    ) -> Result<ClaimedFolios<R>, RestoreError> {
         if let Some(list) = list {
             self.0.list.check(list).map_err(RestoreError::List)?;
         }
-        let mut seen = 0;
-        let flow = self.0.list.for_each_page(|first, records| {
-            for (at, record) in (first..nr).zip(records) {
-                if let Err(err) = check(record, waiting_order) {
+        let Folios { list, restored } = &mut self.0;
+        let flow = list.for_each_page(|first, records| {
+            // What is in the last page behind the last record is not looked at.
+            let records = up_to(records, nr.saturating_sub(*restored));
+            for (at, record) in (first..).zip(records) {
+                if let Err(err) = claim_one(record, &mut check) {
+                    *restored = at;
                     return ControlFlow::Break(RestoreError::Record(at, err));
                 }
-                seen = at + 1;
             }
+            *restored += records.len() as u64;
+            // SAFETY: FFI call without requirements but that it may sleep.
+            let _ = unsafe { bindings::luo_helper_interrupted() };
             ControlFlow::Continue(())
         });
         match flow {
             ControlFlow::Break(err) => Err(err),
-            ControlFlow::Continue(()) if seen == nr => Ok(CheckedFolios { folios: self.0, nr }),
+            ControlFlow::Continue(()) if self.0.restored == nr => Ok(ClaimedFolios(self.0)),
             ControlFlow::Continue(()) => Err(RestoreError::List(abi::Error::Array)),
         }
     }
 }
 
-/// Folios whose records make sense. If this is dropped, all are freed.
-pub struct CheckedFolios<R: FolioRecord> {
-    folios: Folios<R>,
-    nr: u64,
-}
+/// Folios whose records all make sense, and which nobody else can get. If this is dropped, all are
+/// freed.
+pub struct ClaimedFolios<R: FolioRecord>(Folios<R>);
 
-impl<R: FolioRecord> CheckedFolios<R> {
-    /// Restores the folios and puts them into `file`.
+impl<R: FolioRecord> ClaimedFolios<R> {
+    /// Puts the folios into `file`.
     ///
     /// If it fails, all are freed, in part when the file is.
-    pub fn insert_into(mut self, file: &NewMemfd) -> Result<HeldFolios<R>, RestoreError> {
-        let mut batch = Batch::new();
-        let Folios { list, restored } = &mut self.folios;
-        let nr = self.nr;
-        let flow = list.for_each_page(|first, records| {
-            for (at, record) in (first..nr).zip(records) {
-                if record.pfn() != 0 {
-                    // A page number that was there before is not waiting any more.
-                    let Some(folio) = take_folio(record.pfn()) else {
-                        let err = abi::Error::NotPreserved;
-                        return ControlFlow::Break(RestoreError::Record(at, err));
-                    };
-                    if !record.is_uptodate() {
-                        // SAFETY: We own the folio, and nobody else uses it.
-                        unsafe { bindings::luo_helper_folio_zero(folio.as_ptr()) };
-                    }
-                    batch.push(folio.as_ptr(), record.index() as usize);
-                }
-                *restored = at + 1;
-                if batch.is_full() {
-                    batch.flush(file, at)?;
-                }
+    pub fn insert_into(self, file: &NewMemfd) -> Result<HeldFolios<R>, RestoreError> {
+        let nr = self.0.restored;
+        let flow = self.0.list.for_each_page(|first, records| {
+            let records = up_to(records, nr.saturating_sub(first));
+            for (first, records) in (first..).step_by(BATCH).zip(records.chunks(BATCH)) {
+                insert_batch(file, first, records)?;
             }
+            // SAFETY: FFI call without requirements but that it may sleep.
+            let _ = unsafe { bindings::luo_helper_interrupted() };
             ControlFlow::Continue(())
         });
-        let flow = match flow {
-            ControlFlow::Continue(()) => batch.flush(file, nr.saturating_sub(1)),
-            broken => broken,
-        };
         match flow {
             ControlFlow::Break(err) => Err(err),
-            ControlFlow::Continue(()) => Ok(HeldFolios(self.folios)),
+            ControlFlow::Continue(()) => Ok(HeldFolios(self.0)),
         }
     }
 }
 
-/// Folios on their way into a file.
-struct Batch {
-    folios: [*mut bindings::folio; BATCH],
-    indices: [usize; BATCH],
-    len: usize,
+/// The first `nr` of `records`, or all.
+fn up_to<R>(records: &[R], nr: u64) -> &[R] {
+    let nr = usize::try_from(nr).unwrap_or(usize::MAX);
+    &records[..nr.min(records.len())]
 }
 
-impl Batch {
-    fn new() -> Self {
-        Self {
-            folios: [ptr::null_mut(); BATCH],
-            indices: [0; BATCH],
-            len: 0,
-        }
+/// Checks a record and takes over its folio.
+#[inline]
+fn claim_one<R: FolioRecord>(
+    record: &R,
+    check: &mut impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
+) -> Result<(), abi::Error> {
+    let pfn = record.pfn();
+    let order = waiting_order(pfn);
+    check(record, order)?;
+    if pfn == 0 {
+        return Ok(());
     }
-
-    #[inline]
-    fn is_full(&self) -> bool {
-        self.len == BATCH
+    let folio = order.and_then(|_| take_waiting(pfn));
+    let folio = folio.ok_or(abi::Error::NotPreserved)?;
+    if !record.is_uptodate() {
+        // SAFETY: We own the folio, and nobody else uses it.
+        unsafe { bindings::luo_helper_folio_zero(folio.as_ptr()) };
     }
+    Ok(())
+}
 
-    #[inline]
-    fn push(&mut self, folio: *mut bindings::folio, index: usize) {
-        self.folios[self.len] = folio;
-        self.indices[self.len] = index;
-        self.len += 1;
+/// Puts the folios of `records`, at most [`BATCH`], into `file`. The first has the number `first`.
+#[inline]
+fn insert_batch<R: FolioRecord>(
+    file: &NewMemfd,
+    first: u64,
+    records: &[R],
+) -> ControlFlow<RestoreError> {
+    let mut batch = [const { MaybeUninit::<Place>::uninit() }; BATCH];
+    let mut len = 0;
+    for (slot, record) in batch
+        .iter_mut()
+        .zip(records.iter().filter(|r| r.pfn() != 0))
+    {
+        slot.write(Place {
+            pfn: record.pfn(),
+            index: record.index(),
+        });
+        len += 1;
     }
-
-    /// Puts all into `file`; `last` is the number of the last record.
-    fn flush(&mut self, file: &NewMemfd, last: u64) -> ControlFlow<RestoreError> {
-        let nr = self.len;
-        if nr == 0 {
-            return ControlFlow::Continue(());
-        }
-        // SAFETY: The folios were just restored, so that they are not in use, and they are valid or
-        // were zeroed. The records were checked for what an index must be.
-        let (done, result) = unsafe { file.insert(&mut self.folios[..nr], &self.indices[..nr]) };
-        self.len = 0;
-        // SAFETY: FFI call without requirements but that it may sleep.
-        let _ = unsafe { bindings::luo_helper_interrupted() };
-        match result {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(err) => {
-                // Skipped records are not counted, so that this is a lower bound at worst.
-                let at = last.saturating_sub((nr - 1).saturating_sub(done) as u64);
-                ControlFlow::Break(RestoreError::Insert(at, err))
-            }
+    // SAFETY: The first `len` were written.
+    let batch = unsafe { core::slice::from_raw_parts(batch.as_ptr().cast(), len) };
+    // SAFETY: The folios were just restored, so that they are not in use, and they are valid or were
+    // zeroed. The records were checked for what an index must be.
+    match unsafe { file.insert(batch) } {
+        (_, Ok(())) => ControlFlow::Continue(()),
+        (done, Err(err)) => {
+            // Only folios count, so that with holes among the records it may be a later one.
+            let at = first.saturating_add(done as u64);
+            ControlFlow::Break(RestoreError::Insert(at, err))
         }
     }
 }

@@ -15,3 +15,4 @@ pub mod relay;
 pub mod run;
 pub mod sys;
 pub mod tap;
+pub mod vmm;

@@ -5,7 +5,8 @@
 use clap::{
     Args,
     Parser,
-    Subcommand, //
+    Subcommand,
+    ValueEnum, //
 };
 use progs::{
     cases,
@@ -13,7 +14,10 @@ use progs::{
     run::{
         self,
         Options, //
-    }, //
+    },
+    sys,
+    tap::Report,
+    vmm, //
 };
 use std::{
     path::PathBuf,
@@ -63,8 +67,23 @@ enum Action {
         #[arg(long)]
         last: bool,
     },
+    /// Be a VMM whose session `luoctl hold` holds.
+    Vmm {
+        /// What to do with the guest's memory.
+        step: Step,
+    },
+    /// Ask the kernel for memory that the code under test has lost (kmemleak).
+    Leaks,
     /// Show the cases.
     List,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Step {
+    /// Preserve it.
+    Preserve,
+    /// Retrieve and verify it.
+    Retrieve,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -99,12 +118,30 @@ fn stage(
     action(&cases, &options)
 }
 
+fn leaks() -> anyhow::Result<bool> {
+    let mut report = Report::new("leaks");
+    match sys::leaks()? {
+        None => report.skip("none", "the kernel has no kmemleak"),
+        Some(found) => {
+            let text = found.concat();
+            let result = if found.is_empty() { Ok(()) } else { Err(text) };
+            report.check("none", result);
+        }
+    }
+    Ok(report.end())
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.action {
         Action::Stage1(selection) => stage(run::stage1, selection, cli.state),
         Action::Stage2(selection) => stage(run::stage2, selection, cli.state),
         Action::Relay { round, last } => relay::run(round, last, &cli.state),
+        Action::Vmm { step } => match step {
+            Step::Preserve => vmm::preserve(),
+            Step::Retrieve => vmm::retrieve(),
+        },
+        Action::Leaks => leaks(),
         Action::List => {
             for case in cases::all() {
                 let mark = if case.default { ' ' } else { '*' };
@@ -121,5 +158,26 @@ fn main() -> ExitCode {
             println!("Bail out! {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("4096"), Ok(4096));
+        assert_eq!(size("3K"), Ok(3 << 10));
+        assert_eq!(size("2560M"), Ok(2560 << 20));
+        assert!(size("G").is_err());
+        assert!(size("1T").is_err());
+        assert!(size("99999999999G").is_err());
     }
 }

@@ -68,6 +68,40 @@ pub fn wait_mem_free(bytes: u64) -> Result<u64> {
     Ok(free)
 }
 
+/// Where the kernel lists memory that nothing points to.
+const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
+
+/// How much memory may be missing where `plain` may be: a kernel with checkers keeps what is freed in
+/// quarantine, and its own records.
+pub fn slack(plain: u64) -> u64 {
+    if Path::new(KMEMLEAK).exists() {
+        (plain * 4).max(16 << 20)
+    } else {
+        plain
+    }
+}
+
+/// What the kernel thinks has been lost in the code under test, if it can tell.
+pub fn leaks() -> Result<Option<Vec<String>>> {
+    const OURS: [&str; 5] = ["luo_", "kho_", "memfd", "shmem", "liveupdate"];
+
+    if !Path::new(KMEMLEAK).exists() {
+        return Ok(None);
+    }
+    for _ in 0..2 {
+        set(KMEMLEAK, "scan")?;
+        // What is younger than five seconds is not reported.
+        thread::sleep(Duration::from_secs(6));
+    }
+    let text = fs::read_to_string(KMEMLEAK)?;
+    let reports = text.split("unreferenced object").skip(1);
+    let ours = reports.filter(|report| OURS.iter().any(|name| report.contains(name)));
+    Ok(Some(
+        ours.map(|report| format!("unreferenced object{report}"))
+            .collect(),
+    ))
+}
+
 /// True if the module is loaded.
 pub fn module_loaded(name: &str) -> bool {
     Path::new("/sys/module").join(name).join("refcnt").exists()

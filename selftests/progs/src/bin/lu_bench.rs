@@ -28,6 +28,7 @@ use clap::{
 };
 use liveupdate::{
     LiveUpdate,
+    Session,
     SessionName,
     Token, //
 };
@@ -40,7 +41,6 @@ use rustix::time::{
     ClockId, //
 };
 
-const SESSION: &str = "bench";
 const TOKEN: Token = Token(1);
 
 /// Where the pages of the memfd lie.
@@ -57,6 +57,9 @@ enum Layout {
 #[derive(Debug, Parser)]
 #[command(about = "Times the preservation and the retrieval of one memfd")]
 struct Cli {
+    /// Name of the session.
+    #[arg(long, global = true, default_value = "bench")]
+    session: String,
     #[command(subcommand)]
     command: Action,
 }
@@ -69,6 +72,9 @@ enum Action {
         mib: u64,
         #[arg(long, value_enum, default_value_t = Layout::Contiguous)]
         layout: Layout,
+        /// Close the session at once, instead of keeping it for an update.
+        #[arg(long)]
+        discard: bool,
         /// Is the child that keeps the session.
         #[arg(long, hide = true)]
         child: bool,
@@ -100,7 +106,7 @@ fn mark(offset: u64) -> u64 {
 
 fn populate(mib: u64, layout: Layout) -> Result<OwnedFd> {
     let size = mib << 20;
-    let fd = memory::memfd(SESSION)?;
+    let fd = memory::memfd("bench")?;
     rustix::fs::ftruncate(&fd, size)?;
     let map = Map::new(&fd, size, true)?;
     let between = match layout {
@@ -127,14 +133,11 @@ fn populate(mib: u64, layout: Layout) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-fn preserve(mib: u64, layout: Layout) -> Result<()> {
+fn preserve(name: &str, mib: u64, layout: Layout) -> Result<Session> {
     let fd = populate(mib, layout)?;
-    let session = LiveUpdate::open()?.create_session(&SessionName::new(SESSION)?)?;
+    let session = LiveUpdate::open()?.create_session(&SessionName::new(name)?)?;
     timed("preserve", || Ok(session.preserve(&fd, TOKEN)?))?;
-    println!("READY");
-    loop {
-        std::thread::park();
-    }
+    Ok(session)
 }
 
 /// Starts the child that preserves and stays, and waits until it has preserved.
@@ -155,11 +158,10 @@ fn spawn() -> Result<()> {
     bail!("the child ended before it had preserved the file")
 }
 
-fn retrieve(mib: u64) -> Result<()> {
-    println!("BENCH boot {}", now());
+fn retrieve(name: &str, mib: u64) -> Result<()> {
     let size = mib << 20;
     let session = timed("session", || {
-        Ok(LiveUpdate::open()?.retrieve_session(&SessionName::new(SESSION)?)?)
+        Ok(LiveUpdate::open()?.retrieve_session(&SessionName::new(name)?)?)
     })?;
     let fd = timed("retrieve", || Ok(session.retrieve(TOKEN)?))?;
     let map = Map::new(&fd, size, false)?;
@@ -176,13 +178,27 @@ fn retrieve(mib: u64) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    match Cli::parse().command {
+    let cli = Cli::parse();
+    match cli.command {
         Action::Preserve {
             mib,
             layout,
             child: true,
-        } => preserve(mib, layout),
+            ..
+        } => {
+            let _session = preserve(&cli.session, mib, layout)?;
+            println!("READY");
+            loop {
+                std::thread::park();
+            }
+        }
+        Action::Preserve {
+            mib,
+            layout,
+            discard: true,
+            ..
+        } => preserve(&cli.session, mib, layout).map(drop),
         Action::Preserve { .. } => spawn(),
-        Action::Retrieve { mib } => retrieve(mib),
+        Action::Retrieve { mib } => retrieve(&cli.session, mib),
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     sys::{
         hook,
         mem_free,
+        slack,
         wait_mem_free, //
     }, //
 };
@@ -93,7 +94,7 @@ pub(super) fn preserve_all(old: &mut Old<'_>, _: &str) -> Result<()> {
 
 /// The memory of the full file at least has become free.
 fn grew(before: u64) -> Result<Check> {
-    let want = before + SIZE - SLACK;
+    let want = before + SIZE - slack(SLACK);
     let after = wait_mem_free(want)?;
     let text = format!("{before} bytes were free, then {after}, for a file of {SIZE}");
     Ok(is(after >= want, &text))

@@ -6,17 +6,20 @@ use super::Case;
 use crate::{
     expect::{
         refused,
+        same,
         works, //
     },
     memory::{
         memfd,
-        page, //
+        page,
+        Map, //
     },
     pattern::Layout,
     run::{
         New,
         Old, //
-    }, //
+    },
+    sys::in_child, //
 };
 use anyhow::Result;
 use rustix::{
@@ -30,6 +33,7 @@ use rustix::{
         Errno, //
     }, //
 };
+use std::sync::atomic::Ordering;
 
 pub(super) const CASES: &[Case] = &[Case::update(
     "frozen",
@@ -80,6 +84,18 @@ fn frozen_old(old: &mut Old<'_>) -> Result<()> {
         old.common.check(name, refused(result, &[Errno::PERM]));
     }
     old.common.check("same-size", works(ftruncate(&fd, size)));
+    // Writing through a mapping behind the end is a bus error; it must not make the file longer.
+    let status = in_child(|| {
+        let Ok(map) = Map::new(&fd, 40 * page, true) else {
+            return 1;
+        };
+        map.word(39 * page).store(1, Ordering::Relaxed);
+        0
+    })?;
+    old.common.check(
+        "mapping-behind-the-end",
+        same(status, 128 + libc::SIGBUS as u8),
+    );
     // A write over the end may be cut short instead of refused; what it wrote is written again.
     layout().write_data(&fd)?;
     old.common.check("unharmed", layout().verify(&fd));

@@ -286,3 +286,21 @@ fn late_new(new: &mut New<'_>) -> Result<()> {
     new.common.check("write-seal-after-finish", works(write));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seals_do_what_the_checks_expect_of_them() {
+        for (token, seals) in subsets() {
+            let fd = sealed(token, MemfdFlags::ALLOW_SEALING, seals).unwrap();
+            layout(token).verify(&fd).unwrap();
+            in_force(&fd, token, seals).unwrap();
+            // The other way round something is noticed, unless nothing is there to be noticed.
+            let fd = sealed(token, MemfdFlags::ALLOW_SEALING, seals).unwrap();
+            let other = seals.symmetric_difference(SealFlags::SHRINK);
+            assert!(in_force(&fd, token, other).is_err(), "{seals:?}");
+        }
+    }
+}
