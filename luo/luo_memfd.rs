@@ -19,7 +19,8 @@
 //!   holder a right that it did not have.
 //! * `EOPNOTSUPP`: a seal that this module does not know.
 //! * `EHWPOISON`: memory of the file is broken. This is checked again just before the jump.
-//! * `EBUSY`: the file is preserved already. `EINTR`: the caller is being killed.
+//! * `EBUSY`: the file is preserved already. `EINTR`: the caller is being killed. `EAGAIN`: memory is
+//!   so short that the file was swapped out again and again; trying later helps.
 //!
 //! # While it is preserved
 //!

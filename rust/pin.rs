@@ -24,13 +24,15 @@ impl PinBuffer {
         }
     }
 
-    /// Pins the folios of `chunk`, allocating those that are missing.
+    /// Pins the folios from the start of `chunk` on, allocating those that are missing: as many as the
+    /// chunk may have, and not more than up to its end if all are single pages.
     pub fn pin(&mut self, file: Shmem<'_>, chunk: PinChunk) -> Result<Pinned<'_>> {
         self.folios.clear();
         self.folios.reserve(chunk.max_folios as usize, GFP_KERNEL)?;
 
         let start = i64::try_from(chunk.start).map_err(|_| EFBIG)?;
-        let last = i64::try_from(chunk.last).map_err(|_| EFBIG)?;
+        // The number of folios bounds the work, and with large ones a call gets farther.
+        let last = i64::try_from(file.size().max(1) - 1).map_err(|_| EFBIG)?;
         let mut offset = 0;
         // SAFETY: The file is alive, and there is room for `max_folios` folios.
         let nr = unsafe {

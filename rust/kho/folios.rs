@@ -153,13 +153,19 @@ impl<R: FolioRecord> PreservedFolios<R> {
             let done = (done as usize).min(nr);
             let mut index = self.pages;
             let mut last = None;
+            let mut in_step = true;
             for (slot, word) in room[..done].iter_mut().zip(&words[..done]) {
                 // SAFETY: The function wrote the first `done` words.
                 let word = unsafe { word.assume_init() };
                 slot.write(R::new(word >> ORDER_BITS, index));
                 // CAST: So many bits are left.
                 let order = (word & ORDER_MASK) as u32;
-                last = Some((index, order));
+                last = Some(index);
+                // Behind a large folio, the next may be farther away than a chunk is long.
+                if order != 0 {
+                    last = None;
+                    in_step &= cursor.advance(index, order);
+                }
                 index = index.wrapping_add(1 << order);
             }
             // INVARIANT: The folios are preserved, and their pins go over to us.
@@ -167,10 +173,11 @@ impl<R: FolioRecord> PreservedFolios<R> {
             self.records.commit(done);
             self.pages = index;
 
-            if let Some((index, order)) = last {
-                if !cursor.advance(index, order) {
-                    return Err(EIO);
-                }
+            if let Some(index) = last {
+                in_step &= cursor.advance(index, 0);
+            }
+            if !in_step {
+                return Err(EIO);
             }
             to_result(ret)?;
         }
