@@ -205,10 +205,10 @@ fn preserve_advice(errno: Errno) -> &'static str {
             "the kernel cannot preserve this file as it is, or the session came from the previous \
              kernel, which can only be retrieved from"
         }
-        Errno::OPNOTSUPP => {
-            "the file has a property that would be lost (an unknown seal, or it is open for reading \
-             only)"
+        Errno::ACCESS => {
+            "the file is not open for reading and writing, and would come back so; open it for both"
         }
+        Errno::OPNOTSUPP => "the file has a property that would be lost, such as an unknown seal",
         Errno::FBIG => "the file is larger than its format can describe",
         Errno::HWPOISON => "some of its memory is broken (hardware error) and must not be handed on",
         Errno::NOSPC => "the kernel's limit of files in a session is reached; use another session",
@@ -221,8 +221,8 @@ fn retrieve_advice(errno: Errno) -> &'static str {
     match errno {
         Errno::NOENT => "nothing was preserved under this token in this session",
         Errno::NODEV => {
-            "no handler for its kind was loaded when the session was taken over, and its content \
-             cannot be had in this kernel; have the module loaded at boot"
+            "no handler for its kind is loaded; load its module (`modprobe luo_memfd` for a memfd) and \
+             try again before the session is finished, which gives the content up"
         }
         Errno::INVAL | Errno::IO => {
             "the state that the previous kernel left is not valid, or the session is one of this \
