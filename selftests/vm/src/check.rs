@@ -131,18 +131,19 @@ fn command(test: &Declared, build: Build) -> Result<Command> {
 
 /// Judges what the runner answered and the console shows.
 fn judge(test: &Declared, status: Option<i32>, console: &str) -> Result<Verdict> {
-    if let Some(line) = console
-        .lines()
-        .find_map(|l| l.split_once("LU-SKIP: ").map(|(_, r)| r))
-    {
-        return Ok(Verdict::Skip(line.trim().to_string()));
-    }
     if status != Some(test.expect) {
         let shown = status.map_or("killed".to_string(), |s| s.to_string());
         return Ok(Verdict::Fail(format!(
             "the runner ended with {shown}, expected {}",
             test.expect
         )));
+    }
+    // Only behind the status: a failure stays one, whatever was skipped before it.
+    if let Some(line) = console
+        .lines()
+        .find_map(|l| l.split_once("LU-SKIP: ").map(|(_, r)| r))
+    {
+        return Ok(Verdict::Skip(line.trim().to_string()));
     }
     for pattern in &test.console {
         if !Regex::new(&format!("(?m){pattern}"))?.is_match(console) {
@@ -336,6 +337,12 @@ mod tests {
         assert!(
             matches!(judge(&test(0), Some(0), "LU-SKIP: no swap\n").unwrap(), Verdict::Skip(why) if why == "no swap")
         );
+    }
+
+    #[test]
+    fn a_failure_is_not_a_skip() {
+        let verdict = judge(&test(0), Some(1), "LU-SKIP: no swap\n").unwrap();
+        assert!(matches!(verdict, Verdict::Fail(_)));
     }
 
     #[test]
