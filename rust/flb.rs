@@ -220,8 +220,7 @@ impl<F: Flb> FlbSlot<F> {
         // SAFETY: The caller guarantees it.
         let args = unsafe { &mut *args };
         from_result(|| {
-            // SAFETY: LUO calls this once.
-            let header = unsafe { Incoming::from_phys(args.data) }?;
+            let header = Incoming::from_phys(args.data)?;
             args.obj = KBox::new(F::retrieve(header)?, GFP_KERNEL)?.into_foreign();
             Ok(0)
         })

@@ -16,6 +16,7 @@ use kernel::{
         from_err_ptr,
         to_result, //
     },
+    ffi::c_ulong,
     fs::File,
     prelude::*,
     sync::aref::ARef, //
@@ -77,25 +78,37 @@ impl NewMemfd {
         fs::set_pos(&self.file, pos)
     }
 
-    /// Puts folios to their places, at most `LUO_HELPER_BATCH`, and returns how many of them went in.
+    /// Puts folios to their places. The page cache takes references of its own.
+    ///
+    /// If it fails, this returns how many went in.
     ///
     /// # Safety
     ///
     /// The caller has a reference of each folio. The folios are not in use, their content is valid,
-    /// and each index is a multiple of its folio's size, below the file size, and not in use.
-    pub(crate) unsafe fn insert(&self, places: &[bindings::luo_helper_place]) -> (usize, Result) {
+    /// and each index is a multiple of its folio's size in pages, below the file size, and not in use.
+    #[inline]
+    pub(crate) unsafe fn insert(
+        &self,
+        folios: &[*mut bindings::folio],
+        indices: &[c_ulong],
+    ) -> Result<(), (usize, Error)> {
+        let nr = folios.len().min(indices.len());
+        let Ok(nr @ 1..) = u32::try_from(nr) else {
+            return Ok(());
+        };
         let mut done = 0;
-        // SAFETY: There are as many places, and the caller guarantees the rest.
+        // SAFETY: There are that many folios and indices, and the caller guarantees the rest.
         let ret = unsafe {
             bindings::luo_helper_shmem_insert(
                 self.file.as_ptr(),
-                places.as_ptr(),
-                // CAST: The function refuses what is more than a batch.
-                places.len() as u32,
+                // The function does not change the array.
+                folios.as_ptr().cast_mut(),
+                indices.as_ptr(),
+                nr,
                 &raw mut done,
             )
         };
-        (done as usize, to_result(ret))
+        to_result(ret).map_err(|err| (done as usize, err))
     }
 
     /// The finished file.

@@ -8,12 +8,14 @@
 //! fail <preserve|freeze|retrieve> <errno> [count]
 //! poke head <byte offset> <u64>
 //! poke array <element> <byte offset> <u64>
+//! poke own <element> <records|chunk>
 //! chunk <pages>
 //! reset
 //! ```
 //!
 //! `fail` makes the next calls of any handler fail. `poke` overwrites eight bytes of what is handed
-//! over, when it is frozen; if the old kernel goes on after all, they are put back. `chunk` sets how
+//! over, when it is frozen, or, with `own`, the page number in a record by that of a page of the list
+//! of records itself; if the old kernel goes on after all, they are put back. `chunk` sets how
 //! many pages are pinned at a time.
 
 #[cfg(CONFIG_LIVEUPDATE_TEST)]

@@ -2,8 +2,8 @@
 
 //! The new kernel's side.
 //!
-//! Everything that can be checked is checked before the first folio is put into a file. Whatever
-//! fails, dropping what is left frees the memory.
+//! Each folio is checked before it is put into the file, and nobody gets the file before the last one
+//! is. Whatever fails, dropping what is left frees the memory.
 
 use kernel::prelude::*;
 use luo::{
@@ -52,13 +52,12 @@ fn restore(
     header: &Header,
     folios: IncomingFolios<FolioSer>,
 ) -> Result<Retrieved<HeldFolios<FolioSer>>, RestoreError> {
+    let folios = folios.check(header.folios())?;
+    let file = create(header).map_err(RestoreError::Create)?;
     let mut checker = FolioChecker::new(header, PAGE, max_folio_order());
-    let folios = folios.claim(header.folios(), header.nr_folios(), |record, order| {
+    let live = folios.insert_into(&file, header.nr_folios(), |record, order| {
         checker.check(record, |_| order).map(|_| ())
     })?;
-
-    let file = create(header).map_err(RestoreError::Create)?;
-    let live = folios.insert_into(&file)?;
     Ok(Retrieved {
         file: file.into_file(),
         live,
@@ -84,7 +83,8 @@ pub(super) fn discard(header: Incoming<MemfdSer>) {
     let folios = folios(header);
 
     let result = match Header::parse(&raw, PAGE) {
-        Ok(header) => folios.discard(header.folios()),
+        // Dropping them frees the memory.
+        Ok(header) => folios.check(header.folios()).map(drop),
         // Dropping them frees what can be identified.
         Err(err) => Err(RestoreError::Header(err)),
     };

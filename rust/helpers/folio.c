@@ -26,6 +26,18 @@ void luo_helper_folio_zero(struct folio *folio)
 	flush_dcache_folio(folio);
 }
 
+/* kho_try_restore_folios() that tells the orders, too. */
+unsigned int luo_helper_take_folios(const phys_addr_t *phys, unsigned int nr,
+				    struct folio **folios, u8 *orders)
+{
+	unsigned int i;
+
+	nr = kho_try_restore_folios(phys, nr, folios);
+	for (i = 0; i < nr; i++)
+		orders[i] = folio_order(folios[i]);
+	return nr;
+}
+
 bool luo_helper_folio_poisoned(struct folio *folio)
 {
 	return folio_contain_hwpoisoned_page(folio);

@@ -28,6 +28,8 @@ struct folio *luo_helper_pfn_folio(u64 pfn);
 void luo_helper_folio_put(struct folio *folio);
 void luo_helper_folio_zero(struct folio *folio);
 bool luo_helper_folio_poisoned(struct folio *folio);
+unsigned int luo_helper_take_folios(const phys_addr_t *phys, unsigned int nr,
+				    struct folio **folios, u8 *orders);
 int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 			       struct file *file, u64 index, u64 *words,
 			       unsigned int *nr_done);
@@ -35,7 +37,6 @@ int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 /* kho.c */
 phys_addr_t luo_helper_virt_to_phys(const void *mem);
 void *luo_helper_phys_to_virt(phys_addr_t phys);
-struct folio *luo_helper_take_folio(phys_addr_t phys);
 
 /* shmem.c */
 bool luo_helper_is_shmem(struct file *file);
@@ -43,16 +44,9 @@ loff_t luo_helper_shmem_size(struct file *file);
 void luo_helper_shmem_set_size(struct file *file, loff_t size);
 int luo_helper_shmem_freeze(struct file *file);
 void luo_helper_shmem_thaw(struct file *file);
-#define LUO_HELPER_BATCH 64
-
-struct luo_helper_place {
-	u64 pfn;
-	u64 index;
-};
-
-int luo_helper_shmem_insert(struct file *file,
-			    const struct luo_helper_place *places,
-			    unsigned int nr, unsigned int *nr_done);
+int luo_helper_shmem_insert(struct file *file, struct folio **folios,
+			    const unsigned long *indices, unsigned int nr,
+			    unsigned int *nr_done);
 
 /* task.c */
 bool luo_helper_interrupted(void);

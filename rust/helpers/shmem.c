@@ -42,21 +42,10 @@ void luo_helper_shmem_thaw(struct file *file)
 	inode_unlock(inode);
 }
 
-int luo_helper_shmem_insert(struct file *file,
-			    const struct luo_helper_place *places,
-			    unsigned int nr, unsigned int *nr_done)
+int luo_helper_shmem_insert(struct file *file, struct folio **folios,
+			    const unsigned long *indices, unsigned int nr,
+			    unsigned int *nr_done)
 {
-	struct folio *folios[LUO_HELPER_BATCH] __uninitialized;
-	pgoff_t indices[LUO_HELPER_BATCH] __uninitialized;
-	unsigned int i;
-
-	*nr_done = 0;
-	if (nr > LUO_HELPER_BATCH)
-		return -EINVAL;
-	for (i = 0; i < nr; i++) {
-		folios[i] = pfn_folio(places[i].pfn);
-		indices[i] = places[i].index;
-	}
 	return shmem_insert_folios(file_inode(file), folios, indices, nr,
 				   nr_done);
 }

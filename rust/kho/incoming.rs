@@ -8,7 +8,6 @@ use super::{
 };
 use crate::bindings;
 use core::{
-    marker::PhantomData,
     ops::Deref,
     ptr::NonNull, //
 };
@@ -34,18 +33,12 @@ pub(crate) fn waiting_order(pfn: u64) -> Option<u32> {
 #[inline]
 pub(crate) fn take_folio(pfn: u64) -> Option<NonNull<bindings::folio>> {
     let phys = PAGE.phys(pfn)?;
-    // SAFETY: FFI call that is defined for any address.
-    NonNull::new(unsafe { bindings::luo_helper_take_folio(phys) })
-}
-
-/// Restores the preservation that was found to start at the page `pfn`.
-///
-/// The caller owns one reference of the folio. This warns if there is nothing, but does no harm.
-#[inline]
-pub(crate) fn take_waiting(pfn: u64) -> Option<NonNull<bindings::folio>> {
-    let phys = PAGE.phys(pfn)?;
-    // SAFETY: FFI call that is defined for any address.
-    NonNull::new(unsafe { bindings::kho_restore_folio(phys) })
+    let mut folio = core::ptr::null_mut();
+    // SAFETY: There is one address, any is allowed, and room for one folio.
+    match unsafe { bindings::kho_try_restore_folios(&raw const phys, 1, &raw mut folio) } {
+        1 => NonNull::new(folio),
+        _ => None,
+    }
 }
 
 /// Frees the preservation that starts at the page `pfn`, if there is one.
@@ -57,16 +50,40 @@ pub(crate) fn free(pfn: u64) {
     }
 }
 
-/// Memory that waits to be restored, and that can be read where it is.
+/// Where preserved memory is mapped, and how large it is.
 ///
 /// # Invariants
 ///
-/// When this was made, KHO knew a preservation that starts at `pfn` and is at least `pages` long,
-/// and it was in the direct map at `ptr`. Nothing else in this kernel restores it.
-pub(crate) struct Waiting {
+/// `bytes` at `ptr`, which is page aligned, are in the direct map.
+struct Mapped {
     ptr: NonNull<u8>,
-    pfn: u64,
     bytes: usize,
+}
+
+impl Mapped {
+    /// # Safety
+    ///
+    /// At `phys`, there is memory of at least the given order.
+    unsafe fn new(phys: u64, order: u32) -> Option<Self> {
+        // SAFETY: FFI call that only computes. The caller guarantees that it is RAM, so it is mapped.
+        let ptr = unsafe { bindings::luo_helper_phys_to_virt(phys) };
+        // INVARIANT: The caller guarantees it.
+        Some(Self {
+            ptr: NonNull::new(ptr.cast())?,
+            bytes: PAGE_SIZE.checked_shl(order)?,
+        })
+    }
+}
+
+/// Memory that waits to be restored.
+///
+/// # Invariants
+///
+/// When this was made, KHO knew a preservation that starts at `phys`, which is page aligned, and is as
+/// large as `mapped`.
+pub(crate) struct Waiting {
+    phys: u64,
+    mapped: Mapped,
 }
 
 impl Waiting {
@@ -75,36 +92,97 @@ impl Waiting {
         if phys % PAGE.bytes() != 0 {
             return None;
         }
-        let pfn = phys >> PAGE.shift();
-        let order = waiting_order(pfn)?;
-        // SAFETY: FFI call that only computes. What KHO preserves is RAM, so it is mapped.
-        let ptr = unsafe { bindings::luo_helper_phys_to_virt(phys) };
+        let order = waiting_order(phys >> PAGE.shift())?;
         // INVARIANT: Just checked.
         Some(Self {
-            ptr: NonNull::new(ptr.cast())?,
-            pfn,
-            bytes: PAGE_SIZE.checked_shl(order)?,
+            phys,
+            // SAFETY: KHO preserves RAM, and says that there is this much.
+            mapped: unsafe { Mapped::new(phys, order)? },
         })
     }
 
     /// Size in bytes.
     pub(crate) fn len(&self) -> usize {
-        self.bytes
+        self.mapped.bytes
     }
 
+    /// Looks at the content, without a part at the end that is smaller than a `T`.
+    ///
+    /// It is a glance, and what is done because of it must be right for any content: if the previous
+    /// kernel gave the memory to two, the other may take it meanwhile. Only [`Waiting::take`] makes
+    /// sure that it stays.
+    pub(crate) fn peek<T: Abi>(&self) -> impl Iterator<Item = T> + '_ {
+        const { assert!(align_of::<T>() <= PAGE_SIZE && size_of::<T>() != 0) };
+        let first: NonNull<T> = self.mapped.ptr.cast();
+        (0..self.mapped.bytes / size_of::<T>()).map(move |nr| {
+            // SAFETY: By the type invariants this is in the direct map and aligned. Any bytes are a
+            // valid `T`, and as the read is volatile it does not matter whether they change.
+            unsafe { first.add(nr).read_volatile() }
+        })
+    }
+
+    /// Restores the memory, if it still waits.
+    pub(crate) fn take(self) -> Option<Taken> {
+        // INVARIANT: It is ours now.
+        take_folio(self.phys >> PAGE.shift()).map(|folio| Taken {
+            folio,
+            mapped: self.mapped,
+        })
+    }
+}
+
+/// Memory that was restored: nobody else can get it. It is freed when this is dropped.
+///
+/// # Invariants
+///
+/// This owns a reference of `folio`, which is as large as `mapped` and is mapped there. There is no
+/// other reference, and nobody writes to it.
+pub(crate) struct Taken {
+    folio: NonNull<bindings::folio>,
+    mapped: Mapped,
+}
+
+impl Taken {
     /// The content, without a part at the end that is smaller than a `T`.
     pub(crate) fn as_slice<T: Abi>(&self) -> &[T] {
         const { assert!(align_of::<T>() <= PAGE_SIZE && size_of::<T>() != 0) };
-        // SAFETY: By the type invariants, the memory is mapped and nobody writes to it; it is page
-        // aligned, and any bytes are a valid `T`.
+        // SAFETY: By the type invariants, the memory is mapped and aligned, and nobody writes to it.
+        // Any bytes are a valid `T`.
         unsafe {
-            core::slice::from_raw_parts(self.ptr.cast().as_ptr(), self.bytes / size_of::<T>())
+            core::slice::from_raw_parts(
+                self.mapped.ptr.cast().as_ptr(),
+                self.mapped.bytes / size_of::<T>(),
+            )
         }
     }
 
-    /// Restores the memory and gives it to the page allocator.
-    pub(crate) fn free(self) {
-        free(self.pfn);
+    /// Keeps the memory. [`Taken::again`] gets it back.
+    pub(crate) fn keep(self) {
+        core::mem::forget(self);
+    }
+
+    /// The memory that [`Taken::keep`] was called for.
+    ///
+    /// # Safety
+    ///
+    /// A `Taken` of the memory at `phys`, of the order `order`, was kept. This is called once for it,
+    /// or the result is kept again before the next call.
+    pub(crate) unsafe fn again(phys: u64, order: u32) -> Option<Self> {
+        // SAFETY: The caller guarantees that there is a folio.
+        let folio = unsafe { bindings::luo_helper_pfn_folio(phys >> PAGE.shift()) };
+        // INVARIANT: The reference was kept for us.
+        Some(Self {
+            folio: NonNull::new(folio)?,
+            // SAFETY: The caller guarantees it.
+            mapped: unsafe { Mapped::new(phys, order)? },
+        })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, we own a reference.
+        unsafe { bindings::luo_helper_folio_put(self.folio.as_ptr()) };
     }
 }
 
@@ -112,25 +190,24 @@ impl Waiting {
 ///
 /// It is freed when this is dropped, which happens once: there is no way to get it twice.
 pub struct Incoming<T: Abi> {
-    /// [`None`] only while it is dropped.
-    memory: Option<Waiting>,
+    _memory: Taken,
     value: T,
-    _p: PhantomData<T>,
 }
 
 impl<T: Abi> Incoming<T> {
     /// Takes the memory that the previous kernel said to be at `phys`.
     ///
-    /// # Safety
-    ///
-    /// This may be called only once for an address.
-    pub(crate) unsafe fn from_phys(phys: u64) -> Result<Self> {
-        let memory = Waiting::find(phys).ok_or(EIO)?;
+    /// Fails with `EIO` if nothing waits there.
+    pub(crate) fn from_phys(phys: u64) -> Result<Self> {
+        let waiting = Waiting::find(phys).ok_or(EIO)?;
+        if waiting.len() < size_of::<T>() {
+            return Err(EINVAL);
+        }
+        let memory = waiting.take().ok_or(EIO)?;
         let value = *memory.as_slice::<T>().first().ok_or(EINVAL)?;
         Ok(Self {
-            memory: Some(memory),
+            _memory: memory,
             value,
-            _p: PhantomData,
         })
     }
 }
@@ -140,13 +217,5 @@ impl<T: Abi> Deref for Incoming<T> {
 
     fn deref(&self) -> &T {
         &self.value
-    }
-}
-
-impl<T: Abi> Drop for Incoming<T> {
-    fn drop(&mut self) {
-        if let Some(memory) = self.memory.take() {
-            memory.free();
-        }
     }
 }

@@ -4,7 +4,9 @@
 
 use super::{
     incoming::{
+        take_folio,
         waiting_order,
+        Taken,
         Waiting, //
     },
     Abi,
@@ -19,6 +21,7 @@ use crate::abi::{
 };
 use core::{
     marker::PhantomData,
+    mem,
     ops::ControlFlow, //
 };
 
@@ -30,12 +33,17 @@ use core::{
 ///
 /// All of its memory is freed when this is dropped. If the list is damaged, as much is freed as can
 /// be identified beyond doubt.
+///
+/// # Invariants
+///
+/// If the list is followed from `desc.first` on, the first `chunks` chunks and the first `pages` pages
+/// of elements were restored, and each is a [`Taken`] that was kept. Those pages are listed in those
+/// chunks. If `complete`, there are no others.
 pub struct IncomingVec<T: Abi> {
     desc: KhoVmalloc,
-    /// Whether [`IncomingVec::check`] found every page of the list in order.
-    checked: bool,
-    /// Whether there is anything left to free.
-    full: bool,
+    chunks: u64,
+    pages: u64,
+    complete: bool,
     _p: PhantomData<T>,
 }
 
@@ -46,46 +54,76 @@ impl<T: Abi> IncomingVec<T> {
     ///
     /// This may be called only once for a description that arrived.
     pub(crate) unsafe fn new(desc: KhoVmalloc) -> Self {
+        // INVARIANT: Nothing was restored.
         Self {
             desc,
-            checked: false,
-            full: true,
+            chunks: 0,
+            pages: 0,
+            complete: false,
             _p: PhantomData,
         }
     }
 
     /// Checks that every page of the list and of its description is preserved memory of the right
-    /// size. Until this succeeded, nothing can be read.
+    /// size, and restores it: from then on, no record in it can name it, and nobody else can change
+    /// it. Until this succeeded, nothing can be read.
+    ///
+    /// This is to be called once.
     pub fn check(&mut self, desc: &CheckedVmalloc) -> Result<(), abi::Error> {
-        if *desc.as_raw() != self.desc {
+        if *desc.as_raw() != self.desc || self.chunks != 0 {
             return Err(abi::Error::Array);
         }
+        let order = u32::from(self.desc.order);
         let mut walk = desc.walk(PAGE);
         while let Some(phys) = walk.chunk(waiting_order)? {
-            let chunk = Waiting::find(phys).ok_or(abi::Error::NotPreserved)?;
-            walk.check(chunk.as_slice(), waiting_order)?;
+            let chunk = Waiting::find(phys).and_then(Waiting::take);
+            let chunk = chunk.ok_or(abi::Error::NotPreserved)?;
+            let pages = &mut self.pages;
+            let result = walk.check(chunk.as_slice(), |pfn| match waiting_order(pfn) {
+                Some(found) if found == order => {
+                    // INVARIANT: Pages are checked in the order that they are listed in, and the
+                    // reference is not released.
+                    take_folio(pfn).map(|_| {
+                        *pages += 1;
+                        order
+                    })
+                }
+                other => other,
+            });
+            // INVARIANT: As above.
+            chunk.keep();
+            self.chunks += 1;
+            result?;
         }
-        self.checked = true;
+        self.complete = true;
         Ok(())
     }
 
     /// Calls `f` with each page of elements, in order, and the position of the first of them.
     ///
-    /// Ends when `f` breaks, or when memory is not what [`IncomingVec::check`] found.
+    /// Ends when `f` breaks.
     pub fn for_each_page<B>(
         &self,
         mut f: impl FnMut(u64, &[T]) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         let mut position = 0u64;
-        let mut next = if self.checked { self.desc.first } else { 0 };
-        while let Some(chunk) = Waiting::find(next).filter(|_| next != 0) {
+        let mut next = self.desc.first;
+        let chunks = if self.complete { self.chunks } else { 0 };
+        for _ in 0..chunks {
+            // SAFETY: By the type invariants it was kept, and it is kept again.
+            let Some(chunk) = (unsafe { Taken::again(next, 0) }) else {
+                break;
+            };
+            let chunk = mem::ManuallyDrop::new(chunk);
             let Some((link, entries)) = chunk.as_slice::<u64>().split_first() else {
                 break;
             };
             for phys in entries.iter().take_while(|phys| **phys != 0) {
-                let Some(page) = Waiting::find(*phys) else {
-                    return ControlFlow::Continue(());
+                // SAFETY: As above.
+                let Some(page) = (unsafe { Taken::again(*phys, self.desc.order.into()) }) else {
+                    break;
                 };
+                let page = mem::ManuallyDrop::new(page);
                 let elements = page.as_slice::<T>();
                 f(position, elements)?;
                 position = position.saturating_add(elements.len() as u64);
@@ -98,48 +136,71 @@ impl<T: Abi> IncomingVec<T> {
     /// Calls `f` with each page of elements and the position of the first of them, and then frees
     /// the page.
     ///
-    /// In a list that is not checked, `f` must tell whether the page really is one of the list. If
-    /// it is not, it stays as it is: it may be memory of somebody else.
-    pub fn drain(&mut self, mut f: impl FnMut(u64, &[T]) -> bool) {
+    /// A page that [`IncomingVec::check`] did not get to may be memory of somebody else. It counts as one
+    /// of the list if `is_ours` says so of any of its elements, and otherwise stays as it is.
+    pub fn drain(&mut self, is_ours: impl Fn(T) -> bool, mut f: impl FnMut(u64, &[T])) {
         let mut position = 0u64;
-        let mut next = if self.full { self.desc.first } else { 0 };
-        self.full = false;
-        while let Some(chunk) = Waiting::find(next).filter(|_| next != 0) {
+        let mut next = mem::take(&mut self.desc.first);
+        // INVARIANT: Nothing is listed any more.
+        let mut chunks = mem::take(&mut self.chunks);
+        let mut pages = mem::take(&mut self.pages);
+
+        while next != 0 {
+            let chunk = if chunks != 0 {
+                chunks -= 1;
+                // SAFETY: By the type invariants it was kept, and nobody else gets it back.
+                unsafe { Taken::again(next, 0) }
+            } else {
+                self.find_chunk(next, &is_ours).and_then(Waiting::take)
+            };
+            let Some(chunk) = chunk else {
+                break;
+            };
             let Some((link, entries)) = chunk.as_slice::<u64>().split_first() else {
                 break;
             };
-            let mut is_chunk = self.checked;
             for phys in entries.iter().take_while(|phys| **phys != 0) {
-                let Some(page) = Waiting::find(*phys).filter(|page| self.has_order(page)) else {
-                    continue;
+                let page = if pages != 0 {
+                    pages -= 1;
+                    // SAFETY: As above.
+                    unsafe { Taken::again(*phys, self.desc.order.into()) }
+                } else {
+                    self.find_page(*phys, &is_ours).and_then(Waiting::take)
                 };
-                let elements = page.as_slice::<T>();
-                let is_page = f(position, elements) || self.checked;
-                position = position.saturating_add(elements.len() as u64);
-                if is_page {
-                    page.free();
-                    is_chunk = true;
+                if let Some(page) = page {
+                    let elements = page.as_slice::<T>();
+                    f(position, elements);
+                    position = position.saturating_add(elements.len() as u64);
                 }
             }
-            // A page with nothing of ours in it may belong to anybody: leave it, and what it seems
-            // to link to. As every other chunk is freed, a circle ends here too.
-            if !is_chunk {
-                break;
-            }
+            // A circle ends here too: what was taken does not wait any more.
             next = *link;
-            chunk.free();
         }
     }
 
-    fn has_order(&self, page: &Waiting) -> bool {
-        Some(page.len() as u64) == PAGE.bytes().checked_shl(self.desc.order.into())
+    /// Finds a page of elements that nobody took.
+    fn find_page(&self, phys: u64, is_ours: &impl Fn(T) -> bool) -> Option<Waiting> {
+        let bytes = PAGE.bytes().checked_shl(self.desc.order.into());
+        Waiting::find(phys)
+            .filter(|page| Some(page.len() as u64) == bytes && page.peek().any(is_ours))
+    }
+
+    /// Finds a chunk that nobody took. One with no page of ours may be memory of somebody else, and so
+    /// may be what it seems to link to.
+    fn find_chunk(&self, phys: u64, is_ours: &impl Fn(T) -> bool) -> Option<Waiting> {
+        Waiting::find(phys).filter(|chunk| {
+            chunk.len() as u64 == PAGE.bytes()
+                && chunk
+                    .peek::<u64>()
+                    .skip(1)
+                    .take_while(|phys| *phys != 0)
+                    .any(|phys| self.find_page(phys, is_ours).is_some())
+        })
     }
 }
 
 impl<T: Abi> Drop for IncomingVec<T> {
     fn drop(&mut self) {
-        if self.checked {
-            self.drain(|_, _| true);
-        }
+        self.drain(|_| false, |_, _| {});
     }
 }

@@ -272,6 +272,14 @@ impl<T: Abi> PreservedVec<T> {
         unsafe { Some(phys_to_virt(chunk.add(1 + page).read()).cast().add(at)) }
     }
 
+    /// Where the first page of elements is.
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    pub(crate) fn phys_of_page(&self) -> Option<u64> {
+        let chunk = self.first?.cast::<u64>();
+        // SAFETY: By the type invariants this is a chunk, and the word is the address of a page.
+        Some(unsafe { chunk.add(1).read() })
+    }
+
     /// Calls `f` for each page of elements in order, until it fails.
     pub fn try_for_each(&self, mut f: impl FnMut(&[T]) -> Result) -> Result {
         let mut left = self.len();

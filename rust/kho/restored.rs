@@ -5,11 +5,11 @@
 use super::{
     incoming::{
         free,
-        take_waiting,
         waiting_order, //
     },
     FolioRecord,
-    IncomingVec, //
+    IncomingVec,
+    PAGE, //
 };
 use crate::{
     abi::{
@@ -19,20 +19,14 @@ use crate::{
             KhoVmalloc, //
         }, //
     },
-    bindings::{
-        self,
-        luo_helper_place as Place, //
-    },
+    bindings,
     memfd::NewMemfd, //
 };
-use core::{
-    mem::MaybeUninit,
-    ops::ControlFlow, //
+use core::ops::ControlFlow;
+use kernel::{
+    ffi::c_ulong,
+    prelude::*, //
 };
-use kernel::prelude::*;
-
-/// Folios that are put into a file in one call.
-const BATCH: usize = bindings::LUO_HELPER_BATCH as usize;
 
 /// Why the folios of a file cannot be restored.
 pub enum RestoreError {
@@ -91,30 +85,24 @@ struct Folios<R: FolioRecord> {
 impl<R: FolioRecord> Drop for Folios<R> {
     fn drop(&mut self) {
         let restored = self.restored;
-        self.list.drain(|first, records| {
-            // In a list that may be anything, a page of records has at least one that makes sense.
-            let is_done = first.saturating_add(records.len() as u64) <= restored;
-            let known = !is_done
-                && records
-                    .iter()
-                    .any(|record| record.is_plausible() && waiting_order(record.pfn()).is_some());
+        let is_ours = |record: R| record.is_plausible() && waiting_order(record.pfn()).is_some();
+        self.list.drain(is_ours, |first, records| {
             for (nr, record) in (first..).zip(records) {
                 if record.pfn() == 0 {
                     continue;
                 }
                 if nr < restored {
-                    // SAFETY: The list was checked, this record's folio was restored, and our
-                    // reference of it is released here only.
+                    // SAFETY: The list was checked and cannot have changed since, this record's folio
+                    // was restored, and our reference of it is released here only.
                     unsafe {
                         bindings::luo_helper_folio_put(bindings::luo_helper_pfn_folio(record.pfn()))
                     };
-                } else if known {
+                } else {
                     free(record.pfn());
                 }
             }
             // SAFETY: FFI call without requirements but that it may sleep.
             let _ = unsafe { bindings::luo_helper_interrupted() };
-            known
         });
     }
 }
@@ -140,64 +128,63 @@ impl<R: FolioRecord> IncomingFolios<R> {
         })
     }
 
-    /// Frees all folios. If the list is damaged, this tells so, and frees what can be identified.
-    pub fn discard(mut self, list: Option<&CheckedVmalloc>) -> Result<(), RestoreError> {
-        match list {
-            Some(list) => self.0.list.check(list).map_err(RestoreError::List),
-            None => Ok(()),
-        }
-    }
-
-    /// Checks the list, and takes over the folio of each of its first `nr` records that passes.
-    ///
-    /// `check` is given the order of what KHO has waiting at the page number, if anything. A page that
-    /// was taken over does not wait any more, so that a page number that is there twice is found.
-    pub fn claim(
-        mut self,
-        list: Option<&CheckedVmalloc>,
-        nr: u64,
-        mut check: impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
-    ) -> Result<ClaimedFolios<R>, RestoreError> {
+    /// Checks the list, but not yet what is in it. No list means that there are no folios.
+    pub fn check(mut self, list: Option<&CheckedVmalloc>) -> Result<ListedFolios<R>, RestoreError> {
         if let Some(list) = list {
             self.0.list.check(list).map_err(RestoreError::List)?;
         }
-        let Folios { list, restored } = &mut self.0;
-        let flow = list.for_each_page(|first, records| {
-            // What is in the last page behind the last record is not looked at.
-            let records = up_to(records, nr.saturating_sub(*restored));
-            for (at, record) in (first..).zip(records) {
-                if let Err(err) = claim_one(record, &mut check) {
-                    *restored = at;
-                    return ControlFlow::Break(RestoreError::Record(at, err));
-                }
-            }
-            *restored += records.len() as u64;
-            // SAFETY: FFI call without requirements but that it may sleep.
-            let _ = unsafe { bindings::luo_helper_interrupted() };
-            ControlFlow::Continue(())
-        });
-        match flow {
-            ControlFlow::Break(err) => Err(err),
-            ControlFlow::Continue(()) if self.0.restored == nr => Ok(ClaimedFolios(self.0)),
-            ControlFlow::Continue(()) => Err(RestoreError::List(abi::Error::Array)),
-        }
+        Ok(ListedFolios(self.0))
     }
 }
 
-/// Folios whose records all make sense, and which nobody else can get. If this is dropped, all are
-/// freed.
-pub struct ClaimedFolios<R: FolioRecord>(Folios<R>);
+/// Folios with a list that is in order. If this is dropped, all are freed.
+pub struct ListedFolios<R: FolioRecord>(Folios<R>);
 
-impl<R: FolioRecord> ClaimedFolios<R> {
-    /// Puts the folios into `file`.
+impl<R: FolioRecord> ListedFolios<R> {
+    /// Checks the first `nr` records, and puts the folio of each into `file`.
     ///
-    /// If it fails, all are freed, in part when the file is.
-    pub fn insert_into(self, file: &NewMemfd) -> Result<HeldFolios<R>, RestoreError> {
-        let nr = self.0.restored;
-        let flow = self.0.list.for_each_page(|first, records| {
-            let records = up_to(records, nr.saturating_sub(first));
-            for (first, records) in (first..).step_by(BATCH).zip(records.chunks(BATCH)) {
-                insert_batch(file, first, records)?;
+    /// `check` is given the order of what was preserved at the page number, if anything. It is not
+    /// there any more when the number is found a second time.
+    ///
+    /// If it fails, all folios are freed, in part when the file is.
+    pub fn insert_into(
+        mut self,
+        file: &NewMemfd,
+        nr: u64,
+        mut check: impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
+    ) -> Result<HeldFolios<R>, RestoreError> {
+        let batch = KBox::init(pin_init::init_zeroed::<Batch>(), GFP_KERNEL);
+        let mut batch = batch.map_err(RestoreError::Create)?;
+        let Folios { list, restored } = &mut self.0;
+        let flow = list.for_each_page(|_, records| {
+            // What is in the last page behind the last record is not looked at.
+            let mut records = up_to(records, nr.saturating_sub(*restored));
+            while let Some(record) = records.first() {
+                let first = *restored;
+                let taken = batch.take(records);
+                if taken == 0 {
+                    // A hole, or else the check finds that there is nothing.
+                    if let Err(err) = check(record, None) {
+                        return ControlFlow::Break(RestoreError::Record(first, err));
+                    }
+                    *restored = first.saturating_add(1);
+                    records = records.get(1..).unwrap_or_default();
+                    continue;
+                }
+                // Their references are ours, whatever comes.
+                *restored = first.saturating_add(taken as u64);
+                let (now, rest) = records.split_at_checked(taken).unwrap_or_default();
+                if let Err((nr, err)) = batch.check(now, &mut check) {
+                    let nr = first.saturating_add(nr as u64);
+                    return ControlFlow::Break(RestoreError::Record(nr, err));
+                }
+                // SAFETY: The folios were just restored, so that they are not in use, and all their
+                // records were just checked.
+                if let Err((nr, err)) = unsafe { batch.insert_into(file, taken) } {
+                    let nr = first.saturating_add(nr as u64);
+                    return ControlFlow::Break(RestoreError::Insert(nr, err));
+                }
+                records = rest;
             }
             // SAFETY: FFI call without requirements but that it may sleep.
             let _ = unsafe { bindings::luo_helper_interrupted() };
@@ -205,7 +192,8 @@ impl<R: FolioRecord> ClaimedFolios<R> {
         });
         match flow {
             ControlFlow::Break(err) => Err(err),
-            ControlFlow::Continue(()) => Ok(HeldFolios(self.0)),
+            ControlFlow::Continue(()) if self.0.restored == nr => Ok(HeldFolios(self.0)),
+            ControlFlow::Continue(()) => Err(RestoreError::List(abi::Error::Array)),
         }
     }
 }
@@ -213,60 +201,90 @@ impl<R: FolioRecord> ClaimedFolios<R> {
 /// The first `nr` of `records`, or all.
 fn up_to<R>(records: &[R], nr: u64) -> &[R] {
     let nr = usize::try_from(nr).unwrap_or(usize::MAX);
-    &records[..nr.min(records.len())]
+    records.get(..nr).unwrap_or(records)
 }
 
-/// Checks a record and takes over its folio.
-#[inline]
-fn claim_one<R: FolioRecord>(
-    record: &R,
-    check: &mut impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
-) -> Result<(), abi::Error> {
-    let pfn = record.pfn();
-    let order = waiting_order(pfn);
-    check(record, order)?;
-    if pfn == 0 {
-        return Ok(());
-    }
-    let folio = order.and_then(|_| take_waiting(pfn));
-    let folio = folio.ok_or(abi::Error::NotPreserved)?;
-    if !record.is_uptodate() {
-        // SAFETY: We own the folio, and nobody else uses it.
-        unsafe { bindings::luo_helper_folio_zero(folio.as_ptr()) };
-    }
-    Ok(())
+/// Folios that are put into a file in one call.
+const BATCH: usize = 64;
+
+/// Folios on their way into a file.
+#[derive(Zeroable)]
+struct Batch {
+    phys: [u64; BATCH],
+    folios: [*mut bindings::folio; BATCH],
+    orders: [u8; BATCH],
+    indices: [c_ulong; BATCH],
 }
 
-/// Puts the folios of `records`, at most [`BATCH`], into `file`. The first has the number `first`.
-#[inline]
-fn insert_batch<R: FolioRecord>(
-    file: &NewMemfd,
-    first: u64,
-    records: &[R],
-) -> ControlFlow<RestoreError> {
-    let mut batch = [const { MaybeUninit::<Place>::uninit() }; BATCH];
-    let mut len = 0;
-    for (slot, record) in batch
-        .iter_mut()
-        .zip(records.iter().filter(|r| r.pfn() != 0))
-    {
-        slot.write(Place {
-            pfn: record.pfn(),
-            index: record.index(),
-        });
-        len += 1;
-    }
-    // SAFETY: The first `len` were written.
-    let batch = unsafe { core::slice::from_raw_parts(batch.as_ptr().cast(), len) };
-    // SAFETY: The folios were just restored, so that they are not in use, and they are valid or were
-    // zeroed. The records were checked for what an index must be.
-    match unsafe { file.insert(batch) } {
-        (_, Ok(())) => ControlFlow::Continue(()),
-        (done, Err(err)) => {
-            // Only folios count, so that with holes among the records it may be a later one.
-            let at = first.saturating_add(done as u64);
-            ControlFlow::Break(RestoreError::Insert(at, err))
+impl Batch {
+    /// An address that there is never anything at.
+    const NOWHERE: u64 = 1;
+
+    /// Restores the folios of the first few of `records`, up to a hole or to one that has no folio to
+    /// restore.
+    ///
+    /// Returns how many they are. The caller gets their references.
+    #[inline]
+    fn take<R: FolioRecord>(&mut self, records: &[R]) -> usize {
+        for (phys, record) in self.phys.iter_mut().zip(records) {
+            let pfn = record.pfn();
+            *phys = match PAGE.phys(pfn) {
+                Some(phys) if pfn != 0 => phys,
+                _ => Self::NOWHERE,
+            };
         }
+        // SAFETY: All arrays are that long, and any address is allowed.
+        let taken = unsafe {
+            bindings::luo_helper_take_folios(
+                self.phys.as_ptr(),
+                // CAST: At most `BATCH`.
+                records.len().min(BATCH) as u32,
+                self.folios.as_mut_ptr(),
+                self.orders.as_mut_ptr(),
+            )
+        };
+        taken as usize
+    }
+
+    /// Checks whether the folios that were taken for `records` fit, and makes those valid that are not.
+    ///
+    /// If one does not fit, this returns which.
+    #[inline]
+    fn check<R: FolioRecord>(
+        &mut self,
+        records: &[R],
+        check: &mut impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
+    ) -> Result<(), (usize, abi::Error)> {
+        let mut nr = 0usize;
+        let places = self.orders.iter().zip(&mut self.indices);
+        for (record, (order, index)) in records.iter().zip(places) {
+            check(record, Some((*order).into())).map_err(|err| (nr, err))?;
+            if !record.is_uptodate() {
+                if let Some(folio) = self.folios.get(nr) {
+                    // SAFETY: The folio was taken for this record, and nobody else uses it.
+                    unsafe { bindings::luo_helper_folio_zero(*folio) };
+                }
+            }
+            // CAST: The kernel has 64 bits.
+            *index = record.index() as c_ulong;
+            nr = nr.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    /// Puts the first `nr` folios to their places. The references stay with the caller.
+    ///
+    /// If it fails, this returns how many went in.
+    ///
+    /// # Safety
+    ///
+    /// [`Batch::check`] succeeded for as many records as were taken last, and `nr` is not more.
+    #[inline]
+    unsafe fn insert_into(&self, file: &NewMemfd, nr: usize) -> Result<(), (usize, Error)> {
+        let folios = self.folios.get(..nr).unwrap_or_default();
+        let indices = self.indices.get(..nr).unwrap_or_default();
+        // SAFETY: The caller guarantees it, as the check allows only an index that may be used.
+        unsafe { file.insert(folios, indices) }
     }
 }
 

@@ -280,9 +280,7 @@ impl<T: FileHandler> Adapter<T> {
     }
 
     fn take_header(args: &bindings::liveupdate_file_op_args) -> Result<Incoming<T::Header>> {
-        // SAFETY: LUO calls `retrieve` once at most, and `finish` with status zero only if it did
-        // not, so that each header is taken once.
-        unsafe { Incoming::from_phys(args.serialized_data) }.inspect_err(|err| {
+        Incoming::from_phys(args.serialized_data).inspect_err(|err| {
             pr_err!(
                 "{}: the handed-over state is not where the previous kernel said: {:?}; its memory stays unused until the next boot\n",
                 T::COMPATIBLE,

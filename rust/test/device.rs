@@ -5,7 +5,8 @@
 use super::Step;
 use crate::kho::{
     FolioRecord,
-    PreservedFolios, //
+    PreservedFolios,
+    PAGE, //
 };
 use core::{
     num::NonZeroU32,
@@ -47,11 +48,22 @@ struct Fail {
     left: u32,
 }
 
-struct Poke {
-    /// In the record with this number, or in the header.
-    record: Option<u64>,
-    offset: usize,
-    value: u64,
+enum Poke {
+    /// Overwrites eight bytes in the header.
+    Head(usize, u64),
+    /// Overwrites eight bytes in the record with this number.
+    Array(u64, usize, u64),
+    /// Makes the record with this number name a page of the list that it is in.
+    Own(u64, Own),
+}
+
+/// A page that describes memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Own {
+    /// The first page of records.
+    Records,
+    /// The page that lists the pages of records.
+    Chunk,
 }
 
 struct Undo {
@@ -96,17 +108,24 @@ impl Orders {
                 self.fails.push(Fail { step, errno, left }, GFP_KERNEL)?;
             }
             Some("poke") => {
-                let record = match words.next() {
-                    Some("head") => None,
-                    Some("array") => Some(number(words.next())?),
+                let offset = |word| usize::try_from(number(word)?).map_err(|_| EINVAL);
+                let poke = match words.next() {
+                    Some("head") => Poke::Head(offset(words.next())?, number(words.next())?),
+                    Some("array") => Poke::Array(
+                        number(words.next())?,
+                        offset(words.next())?,
+                        number(words.next())?,
+                    ),
+                    Some("own") => {
+                        let nr = number(words.next())?;
+                        let own = match words.next() {
+                            Some("records") => Own::Records,
+                            Some("chunk") => Own::Chunk,
+                            _ => return Err(EINVAL),
+                        };
+                        Poke::Own(nr, own)
+                    }
                     _ => return Err(EINVAL),
-                };
-                let offset = usize::try_from(number(words.next())?).map_err(|_| EINVAL)?;
-                let value = number(words.next())?;
-                let poke = Poke {
-                    record,
-                    offset,
-                    value,
                 };
                 self.pokes.push(poke, GFP_KERNEL)?;
             }
@@ -168,20 +187,25 @@ pub(crate) fn damage(file: &File, header: &mut [u8], records: Option<Records<'_>
     let mut orders = ORDERS.lock();
     let pokes = core::mem::take(&mut orders.pokes);
     for poke in &pokes {
-        let memory: NonNull<[u8]> = match poke.record {
-            None => NonNull::from(&mut *header),
-            Some(nr) => records
-                .as_ref()
-                .and_then(|records| records.list.record(nr))
-                .ok_or(EINVAL)?,
+        let record = |nr| {
+            let list = records.as_ref().map(|records| records.list);
+            list.and_then(|list| list.record(nr)).ok_or(EINVAL)
         };
-        let end = poke.offset.checked_add(WORD).ok_or(EINVAL)?;
+        let (memory, offset, value) = match *poke {
+            Poke::Head(offset, value) => (NonNull::from(&mut *header), offset, value),
+            Poke::Array(nr, offset, value) => (record(nr)?, offset, value),
+            Poke::Own(nr, own) => {
+                let list = records.as_ref().ok_or(EINVAL)?.list;
+                (record(nr)?, 0, list.naming(own).ok_or(EINVAL)?)
+            }
+        };
+        let end = offset.checked_add(WORD).ok_or(EINVAL)?;
         if end > memory.len() {
             return Err(EINVAL);
         }
         // SAFETY: It was just checked that this is in bounds.
-        let at = unsafe { memory.cast::<u8>().add(poke.offset) };
-        orders.poke(file, at.cast(), poke.value)?;
+        let at = unsafe { memory.cast::<u8>().add(offset) };
+        orders.poke(file, at.cast(), value)?;
         pr_info!("test: damaged the state of a file\n");
     }
     Ok(())
@@ -216,12 +240,24 @@ impl<'a> Records<'a> {
 
 trait List {
     fn record(&self, nr: u64) -> Option<NonNull<[u8]>>;
+    /// The first word of a record that names one of the list's own pages.
+    fn naming(&self, own: Own) -> Option<u64>;
 }
 
 impl<R: FolioRecord> List for PreservedFolios<R> {
     fn record(&self, nr: u64) -> Option<NonNull<[u8]>> {
         let record = self.records().record_ptr(nr)?;
         Some(NonNull::slice_from_raw_parts(record.cast(), size_of::<R>()))
+    }
+
+    fn naming(&self, own: Own) -> Option<u64> {
+        let phys = match own {
+            Own::Records => self.records().phys_of_page()?,
+            Own::Chunk => self.describe().first,
+        };
+        let record = R::new(phys >> PAGE.shift(), 0);
+        let word = record.as_bytes().first_chunk().copied()?;
+        Some(u64::from_ne_bytes(word))
     }
 }
 

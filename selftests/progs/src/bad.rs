@@ -65,10 +65,13 @@ enum Damage {
     Record(u64, u64, u64),
     /// The page number and flags of a record, from those of the file's pages.
     Pfn(u64, fn(&[u64]) -> u64),
+    /// The page number of a record, to that of a page of the list that it is in.
+    Own(u64, &'static str),
 }
 
 use Damage::{
     Head,
+    Own,
     Pfn,
     Record, //
 };
@@ -140,6 +143,7 @@ fn old<const NR: usize>(old: &mut Old<'_>) -> Result<()> {
     let command = match &bad.damage {
         Head(at, value) => format!("poke head {at} {value}"),
         Record(nr, at, value) => format!("poke array {nr} {at} {value}"),
+        Own(nr, page) => format!("poke own {nr} {page}"),
         Pfn(nr, word) => format!("poke array {nr} {} {}", record::PFN_AND_FLAGS, word(&pages)),
     };
     println!("# {command}");
@@ -219,6 +223,9 @@ bad! {
     25 "finish-pfn-unpreserved" Record(5, record::PFN_AND_FLAGS, 1 | FLAGS), Most, true;
     26 "finish-count" Head(head::COUNT, u64::MAX), Most, true;
     27 "finish-array-null" Head(head::ARRAY, 0), Unknown, true;
+    28 "pfn-records" Own(6, "records"), Most, false;
+    29 "pfn-chunk" Own(6, "chunk"), Most, false;
+    30 "finish-pfn-records" Own(6, "records"), Most, true;
 }
 
 #[cfg(test)]

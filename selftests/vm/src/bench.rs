@@ -2,10 +2,13 @@
 
 //! `make bench`: mainline's C handler and ours side by side, in guest instructions.
 //!
-//! Both are measured in one run of one virtual machine. In the first kernel the C handler's module
-//! preserves a file (twice: the first time KHO allocates its tables), then ours does; both work on
-//! memory in the same state. In the second kernel the C handler retrieves that file, as the format
-//! is the same, and ours preserves another one, which it retrieves in the third.
+//! Both are measured in one virtual machine. In the first kernel one handler's module preserves a file
+//! (twice: the first time KHO allocates its tables), then the other's does; both work on memory in the
+//! same state. In the second kernel the first handler retrieves that file, as the format is the same, and
+//! the other preserves another one, which it retrieves in the third.
+//!
+//! Where a handler comes in this order makes a difference of its own, so there is a second machine in
+//! which they change places, and the figures are the means of both.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,10 +55,32 @@ const CASES: [(&str, &str, u64, u64); 4] = [
 
 const PHASES: [&str; 5] = ["preserve", "session", "retrieve", "access", "finish"];
 
-/// Loads and unloads the handlers' modules, which are in `/m`.
-const LOAD_C: &str = "insmod /m/memfd_luo.ko";
-const UNLOAD_C: &str = "rmmod memfd_luo";
-const LOAD_RUST: &str = "insmod /m/luo_rs.ko && insmod /m/luo_memfd.ko";
+/// A handler that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Side {
+    C,
+    Rust,
+}
+
+impl Side {
+    /// Loads its modules, which are in `/m`, and says so.
+    fn load(self) -> &'static str {
+        match self {
+            Self::C => "insmod /m/memfd_luo.ko && echo SIDE C",
+            Self::Rust => "insmod /m/luo_rs.ko && insmod /m/luo_memfd.ko && echo SIDE Rust",
+        }
+    }
+
+    fn unload(self) -> &'static str {
+        match self {
+            Self::C => "rmmod memfd_luo",
+            Self::Rust => "rmmod luo_memfd && rmmod luo_rs",
+        }
+    }
+}
+
+/// What was measured, by handler and phase.
+type Figures = BTreeMap<(Side, String), u64>;
 
 #[derive(Debug, Serialize)]
 struct Row {
@@ -69,7 +94,7 @@ struct Row {
     ratio: f64,
 }
 
-fn measure(arch: Arch, layout: &str, mib: u64) -> Result<BTreeMap<(usize, String), u64>> {
+fn measure(arch: Arch, layout: &str, mib: u64, sides: [Side; 2]) -> Result<Figures> {
     let bin = top().join("build").join(arch.name()).join("bin/lu_bench");
     let mut run = Command::new(SELF);
     run.args([
@@ -91,32 +116,38 @@ fn measure(arch: Arch, layout: &str, mib: u64) -> Result<BTreeMap<(usize, String
     }
     let preserve = format!("lu_bench preserve --mib {mib} --layout {layout}");
     let retrieve = format!("lu_bench retrieve --mib {mib}");
+    let [first, second] = sides;
+    let (load_first, unload_first) = (first.load(), first.unload());
+    let load_second = second.load();
     run.arg("--no-modules").arg("--stage").arg(format!(
-        "{LOAD_C} && {preserve} --discard >/dev/null && {preserve} --discard && {UNLOAD_C} && \
-         {LOAD_RUST} && {preserve}"
+        "{load_first} && {preserve} --discard >/dev/null && {preserve} --discard && \
+         {unload_first} && {load_second} && {preserve}"
     ));
     run.arg("--stage").arg(format!(
-        "{LOAD_C} && {retrieve} && {UNLOAD_C} && {LOAD_RUST} && {preserve} >/dev/null"
+        "{load_first} && {retrieve} && {unload_first} && {load_second} && {preserve} >/dev/null"
     ));
-    run.arg("--stage").arg(format!("{LOAD_RUST} && {retrieve}"));
+    run.arg("--stage")
+        .arg(format!("{load_second} && {retrieve}"));
     let out = run.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     if !out.status.success() {
         eprintln!("{text}");
         bail!("the virtual machine did not get through ({})", out.status);
     }
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    let mut figures = BTreeMap::new();
+    let mut figures = Figures::new();
+    let mut side = None;
     for line in text.lines() {
         let mut words = line
             .split_whitespace()
-            .skip_while(|w| *w != "BENCH")
-            .skip(1);
-        if let (Some(name), Some(Ok(value))) = (words.next(), words.next().map(str::parse::<u64>)) {
-            // Each phase is printed once by each side, the C handler's first.
-            let side = seen.entry(name.to_string()).or_insert(0);
-            figures.insert((*side, name.to_string()), value);
-            *side += 1;
+            .skip_while(|w| !matches!(*w, "BENCH" | "SIDE"));
+        match (words.next(), words.next(), words.next(), side) {
+            (Some("SIDE"), Some("C"), ..) => side = Some(Side::C),
+            (Some("SIDE"), Some("Rust"), ..) => side = Some(Side::Rust),
+            (Some("BENCH"), Some(phase), Some(value), Some(side)) => {
+                let value = value.parse().with_context(|| line.to_string())?;
+                figures.insert((side, phase.to_string()), value);
+            }
+            _ => {}
         }
     }
     Ok(figures)
@@ -143,15 +174,19 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         if filter.as_ref().is_some_and(|f| !f.is_match(case)) {
             continue;
         }
-        let figures = measure(options.arch, layout, mib)?;
+        let runs = [[Side::C, Side::Rust], [Side::Rust, Side::C]]
+            .map(|sides| measure(options.arch, layout, mib, sides));
+        let runs = runs.into_iter().collect::<Result<Vec<_>>>()?;
         for phase in PHASES {
-            let get = |side| {
-                figures
-                    .get(&(side, phase.to_string()))
-                    .copied()
-                    .with_context(|| format!("{case} has no figure for {phase}"))
+            let mean = |side| -> Result<u64> {
+                let figures = runs
+                    .iter()
+                    .map(|figures| figures.get(&(side, phase.to_string())).copied())
+                    .collect::<Option<Vec<_>>>()
+                    .with_context(|| format!("{case} has no figure for {phase}"))?;
+                Ok(figures.iter().sum::<u64>() / figures.len() as u64)
             };
-            let (c, rust) = (get(0)?, get(1)?);
+            let (c, rust) = (mean(Side::C)?, mean(Side::Rust)?);
             let folios = (mib << 20) / folio;
             let ratio = rust as f64 / c.max(1) as f64;
             println!(
@@ -177,7 +212,10 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     }
     let path = top().join("build/bench.json");
     fs::write(&path, serde_json::to_string_pretty(&rows)?)?;
-    println!("\nGuest instructions (-icount, one CPU, {}).", options.arch);
+    println!(
+        "\nGuest instructions (-icount, one CPU, {}), means of two runs in which the handlers change places.",
+        options.arch
+    );
     println!("Also in {}.", path.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -124,7 +124,7 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
     })?;
     for symbol in [
         "liveupdate_register_file_handler",
-        "kho_incoming_order",
+        "kho_try_restore_folios",
         "shmem_insert_folios",
     ] {
         if !symvers

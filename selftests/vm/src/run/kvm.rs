@@ -68,7 +68,7 @@ fn probe(arch: Arch, kernel: &Path, work: &Path) -> Option<bool> {
         smp: 1,
         kernel,
         initrd: &initrd,
-        cmdline: &format!("{} panic=-1 lu.probe=1", cmdline::base(arch)),
+        cmdline: &format!("{} panic=-1 lu.probe=1", cmdline::base(arch, false)),
         work: &work,
         shares: None,
         more: &[],

@@ -56,8 +56,9 @@ pub(super) fn resolve(options: &Options) -> Result<Vec<Planned>, Error> {
             )));
         }
         let next = (number < options.stages.len() && !stage.no_update).then_some(number + 1);
+        let debug = is_debug(&kernel).unwrap_or(options.variant == Variant::Debug);
         let cmdline = cmdline::compose(
-            options.arch,
+            cmdline::base(options.arch, debug),
             &scratch,
             number,
             &options.append,
