@@ -103,7 +103,9 @@ fn explain(error: io::Error) -> anyhow::Error {
         }
         ErrorKind::NotFound => {
             "the module luo_rs is not loaded; load it and the handlers (`modprobe luo_memfd`) before \
-             anything opens /dev/liveupdate"
+             anything opens /dev/liveupdate. If the kernel refuses them, `dmesg` says why: with another \
+             version magic they are for another kernel (`make modules KDIR=...` builds them for this \
+             one), with unknown symbols this kernel lacks the patches"
         }
         ErrorKind::PermissionDenied => "only root may read /dev/luo_status; run this as root",
         _ => "cannot read /dev/luo_status",

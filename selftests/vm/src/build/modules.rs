@@ -17,6 +17,7 @@ use anyhow::{
 
 use super::install;
 use super::kernel::make;
+use super::source::SERIES;
 use super::step;
 use crate::arch::{
     cache,
@@ -94,6 +95,12 @@ fn option<'a>(config: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|l| l.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// Whether a kernel release is one that the modules are for.
+fn is_supported(release: &str) -> bool {
+    let rest = release.trim().strip_prefix(SERIES);
+    rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 /// Builds the modules against a prepared and patched kernel tree of the user's.
 ///
 /// # Errors
@@ -108,6 +115,14 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
             kdir.display()
         )
     })?;
+    let release = fs::read_to_string(kdir.join("include/config/kernel.release"));
+    if let Some(release) = release.ok().filter(|r| !is_supported(r)) {
+        bail!(
+            "the kernel in {} is {}: the modules and the series in patches/ are for Linux {SERIES}",
+            kdir.display(),
+            release.trim()
+        );
+    }
     for name in ["CONFIG_RUST", "CONFIG_MODULES", "CONFIG_LIVEUPDATE"] {
         if option(&config, name) != Some("y") {
             bail!(
@@ -229,4 +244,19 @@ fn sign(kdir: &Path, source: &Path, config: &str, out: &Path) -> Result<()> {
     }
     eprintln!("signed with {}", key.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_series_release_is_supported() {
+        for good in ["7.3", "7.3.4-lab\n", "7.3-rc1", "7.3.12+"] {
+            assert!(is_supported(good), "{good}");
+        }
+        for bad in ["7.30.1", "7.2.9", "6.12.1", ""] {
+            assert!(!is_supported(bad), "{bad}");
+        }
+    }
 }

@@ -32,7 +32,7 @@ use crate::arch::{
 };
 
 /// The kernel series this project is built for.
-const SERIES: &str = "7.3";
+pub(super) const SERIES: &str = "7.3";
 
 /// A patched kernel source tree.
 #[derive(Debug)]
