@@ -18,21 +18,22 @@ use crate::{
         Abi,
         Incoming,
         PreservedBox, //
+    },
+    liveupdate::{
+        owner,
+        padded,
+        FileHandler, //
     }, //
 };
 use core::{
     marker::PhantomData,
-    ptr::{
-        self,
-        NonNull, //
-    }, //
+    ptr, //
 };
 use kernel::{
     error::{
         from_result,
         to_result, //
     },
-    module::this_module,
     prelude::*,
     types::{
         ForeignOwnable,
@@ -93,30 +94,31 @@ struct Outgoing<F: Flb> {
 
 /// The place for an FLB, which LUO refers to as long as a handler is registered with it.
 #[pin_data]
-pub struct FlbSlot<F: Flb> {
+pub struct FlbSlot<T: FileHandler> {
     #[pin]
     raw: Opaque<bindings::liveupdate_flb>,
-    _p: PhantomData<F>,
+    _p: PhantomData<T>,
 }
 
 // SAFETY: LUO has locks for all that it changes in it.
-unsafe impl<F: Flb> Send for FlbSlot<F> {}
+unsafe impl<T: FileHandler> Send for FlbSlot<T> {}
 // SAFETY: As above; there is nothing else in it.
-unsafe impl<F: Flb> Sync for FlbSlot<F> {}
+unsafe impl<T: FileHandler> Sync for FlbSlot<T> {}
 
 /// Length of an FLB's name in LUO, with the final NUL.
 const COMPATIBLE_LEN: usize = bindings::LIVEUPDATE_FLB_COMPAT_LENGTH as usize;
 
-impl<F: Flb> FlbSlot<F> {
+impl<T: FileHandler> FlbSlot<T> {
     const OPS: bindings::liveupdate_flb_ops = bindings::liveupdate_flb_ops {
         preserve: Some(Self::preserve),
         unpreserve: Some(Self::unpreserve),
         retrieve: Some(Self::retrieve),
         finish: Some(Self::finish),
-        owner: this_module::<F::OwnerModule>().as_ptr(),
+        // The callbacks are in the handler's module, whichever the state is from.
+        owner: owner::<T>(),
     };
 
-    const COMPATIBLE: [u8; COMPATIBLE_LEN] = crate::liveupdate::padded(F::COMPATIBLE);
+    const COMPATIBLE: [u8; COMPATIBLE_LEN] = padded(T::Flb::COMPATIBLE);
 
     /// A slot that is not registered.
     pub(crate) fn new() -> impl PinInit<Self> {
@@ -148,30 +150,33 @@ impl<F: Flb> FlbSlot<F> {
     }
 
     /// Calls `f` with the state that is being preserved.
-    pub fn with_outgoing<R>(&self, f: impl FnOnce(&F::Outgoing) -> R) -> Result<R> {
+    pub fn with_outgoing<R>(&self, f: impl FnOnce(&<T::Flb as Flb>::Outgoing) -> R) -> Result<R> {
         let mut obj = ptr::null_mut();
         // SAFETY: The slot is valid. LUO knows whether it is registered.
         to_result(unsafe {
             bindings::liveupdate_flb_get_outgoing(self.raw.get(), &raw mut obj) //
         })?;
-        let obj = NonNull::new(obj.cast::<Outgoing<F>>());
-        // SAFETY: `preserve` set the object, which stays until our reference is put.
-        let result = obj.map(|obj| f(unsafe { &obj.as_ref().state }));
+        let result = (!obj.is_null()).then(|| {
+            // SAFETY: `preserve` set the object, which stays until our reference is put.
+            let outgoing = unsafe { KBox::<Outgoing<T::Flb>>::borrow(obj) };
+            f(&outgoing.state)
+        });
         // SAFETY: We have just got this reference.
         unsafe { bindings::liveupdate_flb_put_outgoing(self.raw.get()) };
         result.ok_or(ENOENT)
     }
 
     /// Calls `f` with the state that arrived, which is retrieved if it was not yet.
-    pub fn with_incoming<R>(&self, f: impl FnOnce(&F::Incoming) -> R) -> Result<R> {
+    pub fn with_incoming<R>(&self, f: impl FnOnce(&<T::Flb as Flb>::Incoming) -> R) -> Result<R> {
         let mut obj = ptr::null_mut();
         // SAFETY: The slot is valid. LUO knows whether it is registered.
         to_result(unsafe {
             bindings::liveupdate_flb_get_incoming(self.raw.get(), &raw mut obj) //
         })?;
-        let obj = NonNull::new(obj.cast::<F::Incoming>());
-        // SAFETY: `retrieve` set the object, which stays until our reference is put.
-        let result = obj.map(|obj| f(unsafe { obj.as_ref() }));
+        let result = (!obj.is_null()).then(|| {
+            // SAFETY: `retrieve` set the object, which stays until our reference is put.
+            f(unsafe { KBox::<<T::Flb as Flb>::Incoming>::borrow(obj) })
+        });
         // SAFETY: We have just got this reference.
         unsafe { bindings::liveupdate_flb_put_incoming(self.raw.get()) };
         result.ok_or(ENOENT)
@@ -193,9 +198,9 @@ impl<F: Flb> FlbSlot<F> {
         // SAFETY: The caller guarantees it.
         let args = unsafe { &mut *args };
         from_result(|| {
-            let (header, state) = F::preserve()?;
+            let (header, state) = T::Flb::preserve()?;
             let phys = header.phys();
-            let outgoing = Outgoing::<F> {
+            let outgoing = Outgoing::<T::Flb> {
                 state,
                 _header: header,
             };
@@ -210,7 +215,7 @@ impl<F: Flb> FlbSlot<F> {
     /// `args` must be valid, with what `preserve` set, for the last time.
     unsafe extern "C" fn unpreserve(args: *mut bindings::liveupdate_flb_op_args) {
         // SAFETY: The caller guarantees it.
-        drop(unsafe { KBox::<Outgoing<F>>::from_foreign((*args).obj) });
+        drop(unsafe { KBox::<Outgoing<T::Flb>>::from_foreign((*args).obj) });
     }
 
     /// # Safety
@@ -221,7 +226,7 @@ impl<F: Flb> FlbSlot<F> {
         let args = unsafe { &mut *args };
         from_result(|| {
             let header = Incoming::from_phys(args.data)?;
-            args.obj = KBox::new(F::retrieve(header)?, GFP_KERNEL)?.into_foreign();
+            args.obj = KBox::new(T::Flb::retrieve(header)?, GFP_KERNEL)?.into_foreign();
             Ok(0)
         })
     }
@@ -231,7 +236,7 @@ impl<F: Flb> FlbSlot<F> {
     /// `args` must be valid, with what `retrieve` set, for the last time.
     unsafe extern "C" fn finish(args: *mut bindings::liveupdate_flb_op_args) {
         // SAFETY: The caller guarantees it.
-        let state = unsafe { KBox::<F::Incoming>::from_foreign((*args).obj) };
-        F::finished(KBox::into_inner(state));
+        let state = unsafe { KBox::<<T::Flb as Flb>::Incoming>::from_foreign((*args).obj) };
+        T::Flb::finished(KBox::into_inner(state));
     }
 }

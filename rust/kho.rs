@@ -6,8 +6,10 @@
 //! live in the new kernel: each stands for memory that only it may restore, and dropping one frees
 //! that memory. There is no conversion between the two.
 //!
-//! Nothing that arrives is believed: memory is looked at only after KHO has confirmed that it was
-//! preserved with the size that is claimed, and no input makes the kernel warn.
+//! What arrives is not believed: memory is looked at only after KHO has confirmed that it was preserved
+//! with the size that is claimed, and is restored before anything depends on its content, so that
+//! nobody else can get it. KHO itself is believed: if its radix tree says that preservations overlap,
+//! they are restored as it says.
 //!
 //! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
 

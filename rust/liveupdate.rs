@@ -40,13 +40,7 @@ use crate::{
     status, //
 };
 use adapter::Adapter;
-use core::{
-    pin::Pin,
-    sync::atomic::{
-        AtomicBool,
-        Ordering, //
-    }, //
-};
+use core::pin::Pin;
 use kernel::{
     error::{
         to_result,
@@ -59,6 +53,10 @@ use kernel::{
     rbtree::RBTree,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Mutex, //
     },
     types::Opaque,
@@ -146,6 +144,15 @@ pub trait FileHandler: Sized + 'static {
     }
 }
 
+/// What is kept of a file that is retrieved but not finished.
+struct Retained<L> {
+    live: L,
+    /// Room to keep it longer.
+    slot: orphan::Slot,
+    /// Files that named the same header, and so were refused.
+    twins: u32,
+}
+
 /// A registered handler.
 ///
 /// # Invariants
@@ -154,15 +161,14 @@ pub trait FileHandler: Sized + 'static {
 /// `Registration<T>` that does not move.
 #[pin_data(PinnedDrop)]
 pub struct Registration<T: FileHandler> {
-    /// What `T` wants to be kept of the files that are retrieved but not finished, and room to keep
-    /// it longer.
+    /// By the header that the file had, which is gone.
     #[pin]
-    live: Mutex<RBTree<status::Key, (T::Live, orphan::Slot)>>,
+    live: Mutex<RBTree<status::Key, Retained<T::Live>>>,
     report: status::Entry,
     /// Whether files may be preserved.
-    ready: AtomicBool,
+    ready: Atomic<bool>,
     /// Registered with the handler, if there is one.
-    flb: Option<Pin<KBox<FlbSlot<T::Flb>>>>,
+    flb: Option<Pin<KBox<FlbSlot<T>>>>,
     // Last: LUO may use the handler as soon as it is registered.
     #[pin]
     handler: Opaque<bindings::liveupdate_file_handler>,
@@ -180,7 +186,7 @@ impl<T: FileHandler> Registration<T> {
     /// here on.
     pub fn new() -> Result<Pin<KBox<Self>>> {
         let this = Self::register(None)?;
-        this.ready.store(true, Ordering::Relaxed);
+        this.ready.store(true, Relaxed);
         Ok(this)
     }
 
@@ -191,7 +197,7 @@ impl<T: FileHandler> Registration<T> {
         if let Some(flb) = &this.flb {
             // SAFETY: The handler is registered, and unregistering it comes before dropping `flb`.
             match unsafe { flb.as_ref().register(this.handler.get()) } {
-                Ok(()) => this.ready.store(true, Ordering::Relaxed),
+                Ok(()) => this.ready.store(true, Relaxed),
                 // Files that arrived may be using the handler already: the module has to stay.
                 Err(err) => pr_err!(
                     "{}: cannot register shared state: {:?}; nothing can be preserved\n",
@@ -204,15 +210,34 @@ impl<T: FileHandler> Registration<T> {
     }
 
     /// The state that the handler's files share.
-    pub fn flb(&self) -> Option<Pin<&FlbSlot<T::Flb>>> {
+    pub fn flb(&self) -> Option<Pin<&FlbSlot<T>>> {
         self.flb.as_ref().map(Pin::as_ref)
     }
 
-    fn take_live(&self, key: status::Key) -> Option<(T::Live, orphan::Slot)> {
+    fn take_live(&self, key: status::Key) -> Option<Retained<T::Live>> {
         self.live.lock().remove(&key)
     }
 
-    fn register(flb: Option<Pin<KBox<FlbSlot<T::Flb>>>>) -> Result<Pin<KBox<Self>>> {
+    /// Notes that another file of the previous kernel names the same header as one that is retrieved,
+    /// and so cannot be.
+    fn add_twin(&self, key: status::Key) {
+        if let Some(retained) = self.live.lock().get_mut(&key) {
+            retained.twins = retained.twins.saturating_add(1);
+        }
+    }
+
+    /// Whether a file that could not be retrieved was noted by [`Self::add_twin`], once for each.
+    fn remove_twin(&self, key: status::Key) -> bool {
+        let mut live = self.live.lock();
+        let Some(retained) = live.get_mut(&key) else {
+            return false;
+        };
+        let left = retained.twins.checked_sub(1);
+        retained.twins = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    fn register(flb: Option<Pin<KBox<FlbSlot<T>>>>) -> Result<Pin<KBox<Self>>> {
         let report = status::Entry::new(
             T::COMPATIBLE,
             <T::OwnerModule as ModuleMetadata>::NAME, //
@@ -221,7 +246,7 @@ impl<T: FileHandler> Registration<T> {
             try_pin_init!(Self {
                 live <- new_mutex!(RBTree::new()),
                 report,
-                ready: AtomicBool::new(false),
+                ready: Atomic::new(false),
                 flb,
                 handler <- Opaque::try_ffi_init(|slot: *mut bindings::liveupdate_file_handler| {
                     // SAFETY: `slot` is valid for writes.
@@ -260,6 +285,6 @@ pub(crate) const fn padded<const LEN: usize>(name: &CStr) -> [u8; LEN] {
 }
 
 /// The module that a handler is in.
-const fn owner<T: FileHandler>() -> *mut kernel::bindings::module {
+pub(crate) const fn owner<T: FileHandler>() -> *mut kernel::bindings::module {
     this_module::<T::OwnerModule>().as_ptr()
 }

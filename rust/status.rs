@@ -214,7 +214,10 @@ impl Report {
                 .filter(|row| row.state == FileState::Retrieved)
                 .count();
             let preserved = rows.values().count() - incoming;
-            let bytes = rows.values().map(|row| row.bytes).sum::<u64>();
+            // The sizes of files that arrived are what the previous kernel says.
+            let bytes = rows
+                .values()
+                .fold(0u64, |sum, row| sum.saturating_add(row.bytes));
             writeln!(
                 self,
                 "handler compatible={} module={} preserved={preserved} incoming={incoming} bytes={bytes}",

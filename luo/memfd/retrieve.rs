@@ -28,7 +28,7 @@ use luo::{
 
 /// Folios of the file that `header` stands for.
 fn folios(header: Incoming<MemfdSer>) -> IncomingFolios<FolioSer> {
-    IncomingFolios::new(header, |raw| raw.folios)
+    IncomingFolios::new(header, |raw| raw.folios, max_folio_order())
 }
 
 pub(super) fn retrieve(header: Incoming<MemfdSer>) -> Result<Retrieved<HeldFolios<FolioSer>>> {
@@ -52,10 +52,10 @@ fn restore(
     header: &Header,
     folios: IncomingFolios<FolioSer>,
 ) -> Result<Retrieved<HeldFolios<FolioSer>>, RestoreError> {
-    let folios = folios.check(header.folios())?;
+    let folios = folios.check(header.folios(), header.nr_folios())?;
     let file = create(header).map_err(RestoreError::Create)?;
     let mut checker = FolioChecker::new(header, PAGE, max_folio_order());
-    let live = folios.insert_into(&file, header.nr_folios(), |record, order| {
+    let live = folios.insert_into(&file, |record, order| {
         checker.check(record, |_| order).map(|_| ())
     })?;
     Ok(Retrieved {
@@ -84,7 +84,7 @@ pub(super) fn discard(header: Incoming<MemfdSer>) {
 
     let result = match Header::parse(&raw, PAGE) {
         // Dropping them frees the memory.
-        Ok(header) => folios.check(header.folios()).map(drop),
+        Ok(header) => folios.check(header.folios(), header.nr_folios()).map(drop),
         // Dropping them frees what can be identified.
         Err(err) => Err(RestoreError::Header(err)),
     };

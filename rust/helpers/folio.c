@@ -28,11 +28,12 @@ void luo_helper_folio_zero(struct folio *folio)
 
 /* kho_try_restore_folios() that tells the orders, too. */
 unsigned int luo_helper_take_folios(const phys_addr_t *phys, unsigned int nr,
+				    unsigned int max_order,
 				    struct folio **folios, u8 *orders)
 {
 	unsigned int i;
 
-	nr = kho_try_restore_folios(phys, nr, folios);
+	nr = kho_try_restore_folios(phys, nr, max_order, folios);
 	for (i = 0; i < nr; i++)
 		orders[i] = folio_order(folios[i]);
 	return nr;
@@ -65,7 +66,10 @@ folio_preserve(struct folio *folio, const struct address_space *mapping,
 		luo_helper_folio_zero(folio);
 		folio_mark_uptodate(folio);
 	}
-	/* All that folio_mark_dirty() does in shared memory. */
+	/*
+	 * All that folio_mark_dirty() does in shared memory, without finding the
+	 * mapping and its operations anew for each folio.
+	 */
 	folio_set_dirty(folio);
 	folio_unlock(folio);
 	return kho_preserve_folio(folio);

@@ -29,6 +29,7 @@ void luo_helper_folio_put(struct folio *folio);
 void luo_helper_folio_zero(struct folio *folio);
 bool luo_helper_folio_poisoned(struct folio *folio);
 unsigned int luo_helper_take_folios(const phys_addr_t *phys, unsigned int nr,
+				    unsigned int max_order,
 				    struct folio **folios, u8 *orders);
 int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 			       struct file *file, u64 index, u64 *words,

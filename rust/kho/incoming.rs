@@ -27,24 +27,25 @@ pub(crate) fn waiting_order(pfn: u64) -> Option<u32> {
     u32::try_from(order).ok()
 }
 
-/// Restores the preservation that starts at the page `pfn`, if there is one.
+/// Restores the preservation that starts at the page `pfn`, if there is one of at most `max_order`.
 ///
 /// The caller owns one reference of the folio.
 #[inline]
-pub(crate) fn take_folio(pfn: u64) -> Option<NonNull<bindings::folio>> {
+pub(crate) fn take_folio(pfn: u64, max_order: u32) -> Option<NonNull<bindings::folio>> {
     let phys = PAGE.phys(pfn)?;
     let mut folio = core::ptr::null_mut();
     // SAFETY: There is one address, any is allowed, and room for one folio.
-    match unsafe { bindings::kho_try_restore_folios(&raw const phys, 1, &raw mut folio) } {
+    match unsafe { bindings::kho_try_restore_folios(&raw const phys, 1, max_order, &raw mut folio) }
+    {
         1 => NonNull::new(folio),
         _ => None,
     }
 }
 
-/// Frees the preservation that starts at the page `pfn`, if there is one.
+/// Frees the preservation that starts at the page `pfn`, if there is one of at most `max_order`.
 #[inline]
-pub(crate) fn free(pfn: u64) {
-    if let Some(folio) = take_folio(pfn) {
+pub(crate) fn free(pfn: u64, max_order: u32) {
+    if let Some(folio) = take_folio(pfn, max_order) {
         // SAFETY: We own a reference.
         unsafe { bindings::luo_helper_folio_put(folio.as_ptr()) };
     }
@@ -79,10 +80,11 @@ impl Mapped {
 ///
 /// # Invariants
 ///
-/// When this was made, KHO knew a preservation that starts at `phys`, which is page aligned, and is as
-/// large as `mapped`.
+/// When this was made, KHO knew a preservation that starts at `phys`, which is page aligned, has the
+/// order `order`, and is as large as `mapped`. No other starts there.
 pub(crate) struct Waiting {
     phys: u64,
+    order: u32,
     mapped: Mapped,
 }
 
@@ -96,6 +98,7 @@ impl Waiting {
         // INVARIANT: Just checked.
         Some(Self {
             phys,
+            order,
             // SAFETY: KHO preserves RAM, and says that there is this much.
             mapped: unsafe { Mapped::new(phys, order)? },
         })
@@ -124,7 +127,7 @@ impl Waiting {
     /// Restores the memory, if it still waits.
     pub(crate) fn take(self) -> Option<Taken> {
         // INVARIANT: It is ours now.
-        take_folio(self.phys >> PAGE.shift()).map(|folio| Taken {
+        take_folio(self.phys >> PAGE.shift(), self.order).map(|folio| Taken {
             folio,
             mapped: self.mapped,
         })

@@ -31,8 +31,8 @@ use core::{
 /// It is read page by page where it is. It is not mapped again, so that its size has no limit but
 /// memory.
 ///
-/// All of its memory is freed when this is dropped. If the list is damaged, as much is freed as can
-/// be identified beyond doubt.
+/// All of its memory is freed when this is dropped. If the list is damaged, as much is freed as looks
+/// like a part of it.
 ///
 /// # Invariants
 ///
@@ -83,7 +83,7 @@ impl<T: Abi> IncomingVec<T> {
                 Some(found) if found == order => {
                     // INVARIANT: Pages are checked in the order that they are listed in, and the
                     // reference is not released.
-                    take_folio(pfn).map(|_| {
+                    take_folio(pfn, order).map(|_| {
                         *pages += 1;
                         order
                     })

@@ -80,25 +80,33 @@ struct Folios<R: FolioRecord> {
     list: IncomingVec<R>,
     /// The folios of that many records were restored, and we have a reference of each.
     restored: u64,
+    /// What follows that many records is not looked at, as far as that number is known.
+    nr: u64,
+    /// Folios that are larger are not ours.
+    max_order: u32,
 }
 
 impl<R: FolioRecord> Drop for Folios<R> {
     fn drop(&mut self) {
-        let restored = self.restored;
-        let is_ours = |record: R| record.is_plausible() && waiting_order(record.pfn()).is_some();
+        let (restored, nr, max_order) = (self.restored, self.nr, self.max_order);
+        let is_ours = |record: R| {
+            record.is_plausible()
+                && waiting_order(record.pfn()).is_some_and(|order| order <= max_order)
+        };
         self.list.drain(is_ours, |first, records| {
-            for (nr, record) in (first..).zip(records) {
+            let records = up_to(records, nr.saturating_sub(first));
+            for (at, record) in records.iter().enumerate() {
                 if record.pfn() == 0 {
                     continue;
                 }
-                if nr < restored {
+                if first.saturating_add(at as u64) < restored {
                     // SAFETY: The list was checked and cannot have changed since, this record's folio
                     // was restored, and our reference of it is released here only.
                     unsafe {
                         bindings::luo_helper_folio_put(bindings::luo_helper_pfn_folio(record.pfn()))
                     };
-                } else {
-                    free(record.pfn());
+                } else if record.is_plausible() {
+                    free(record.pfn(), max_order);
                 }
             }
             // SAFETY: FFI call without requirements but that it may sleep.
@@ -115,21 +123,30 @@ pub struct IncomingFolios<R: FolioRecord>(Folios<R>);
 impl<R: FolioRecord> IncomingFolios<R> {
     /// Takes over what the list at `desc` names. Anything may be wrong with it.
     ///
-    /// A header arrives once, in an [`Incoming`](super::Incoming), which is used up for this.
+    /// A header arrives once, in an [`Incoming`](super::Incoming), which is used up for this. No folio
+    /// is larger than `max_order`.
     pub fn new<T: super::Abi>(
         header: super::Incoming<T>,
         desc: impl FnOnce(&T) -> KhoVmalloc,
+        max_order: u32,
     ) -> Self {
         let desc = desc(&header);
         Self(Folios {
             // SAFETY: The header is used up.
             list: unsafe { IncomingVec::new(desc) },
             restored: 0,
+            nr: u64::MAX,
+            max_order,
         })
     }
 
-    /// Checks the list, but not yet what is in it. No list means that there are no folios.
-    pub fn check(mut self, list: Option<&CheckedVmalloc>) -> Result<ListedFolios<R>, RestoreError> {
+    /// Checks the list, but not yet the `nr` records in it. No list means that there are no folios.
+    pub fn check(
+        mut self,
+        list: Option<&CheckedVmalloc>,
+        nr: u64,
+    ) -> Result<ListedFolios<R>, RestoreError> {
+        self.0.nr = nr;
         if let Some(list) = list {
             self.0.list.check(list).map_err(RestoreError::List)?;
         }
@@ -141,7 +158,7 @@ impl<R: FolioRecord> IncomingFolios<R> {
 pub struct ListedFolios<R: FolioRecord>(Folios<R>);
 
 impl<R: FolioRecord> ListedFolios<R> {
-    /// Checks the first `nr` records, and puts the folio of each into `file`.
+    /// Checks the records, and puts the folio of each into `file`.
     ///
     /// `check` is given the order of what was preserved at the page number, if anything. It is not
     /// there any more when the number is found a second time.
@@ -150,21 +167,31 @@ impl<R: FolioRecord> ListedFolios<R> {
     pub fn insert_into(
         mut self,
         file: &NewMemfd,
-        nr: u64,
         mut check: impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
     ) -> Result<HeldFolios<R>, RestoreError> {
         let batch = KBox::init(pin_init::init_zeroed::<Batch>(), GFP_KERNEL);
         let mut batch = batch.map_err(RestoreError::Create)?;
-        let Folios { list, restored } = &mut self.0;
+        let Folios {
+            list,
+            restored,
+            nr,
+            max_order,
+        } = &mut self.0;
+        let (nr, max_order) = (*nr, *max_order);
         let flow = list.for_each_page(|_, records| {
             // What is in the last page behind the last record is not looked at.
             let mut records = up_to(records, nr.saturating_sub(*restored));
             while let Some(record) = records.first() {
                 let first = *restored;
-                let taken = batch.take(records);
+                let taken = batch.take(records, max_order);
                 if taken == 0 {
-                    // A hole, or else the check finds that there is nothing.
-                    if let Err(err) = check(record, None) {
+                    let pfn = record.pfn();
+                    let result = match check(record, waiting_order(pfn)) {
+                        // Somebody else has taken it just now.
+                        Ok(()) if pfn != 0 => Err(abi::Error::NotPreserved),
+                        result => result,
+                    };
+                    if let Err(err) = result {
                         return ControlFlow::Break(RestoreError::Record(first, err));
                     }
                     *restored = first.saturating_add(1);
@@ -225,7 +252,7 @@ impl Batch {
     ///
     /// Returns how many they are. The caller gets their references.
     #[inline]
-    fn take<R: FolioRecord>(&mut self, records: &[R]) -> usize {
+    fn take<R: FolioRecord>(&mut self, records: &[R], max_order: u32) -> usize {
         for (phys, record) in self.phys.iter_mut().zip(records) {
             let pfn = record.pfn();
             *phys = match PAGE.phys(pfn) {
@@ -239,6 +266,7 @@ impl Batch {
                 self.phys.as_ptr(),
                 // CAST: At most `BATCH`.
                 records.len().min(BATCH) as u32,
+                max_order,
                 self.folios.as_mut_ptr(),
                 self.orders.as_mut_ptr(),
             )

@@ -10,7 +10,8 @@ use super::{
     padded,
     FileHandler,
     Preserved,
-    Registration, //
+    Registration,
+    Retained, //
 };
 use crate::{
     bindings,
@@ -23,17 +24,17 @@ use crate::{
     },
     test, //
 };
-use core::{
-    marker::PhantomData,
-    sync::atomic::Ordering, //
-};
+use core::marker::PhantomData;
 use kernel::{
     container_of,
     error::from_result,
     fs::File,
     prelude::*,
     rbtree::RBTreeNodeReservation,
-    sync::aref::ARef,
+    sync::{
+        aref::ARef,
+        atomic::Relaxed, //
+    },
     types::{
         ForeignOwnable,
         Opaque, //
@@ -116,7 +117,7 @@ impl<T: FileHandler> Adapter<T> {
         // SAFETY: The handler is one of ours.
         let reg = unsafe { Self::of(handler) };
         // SAFETY: LUO has a reference of the file during the call.
-        reg.ready.load(Ordering::Relaxed) && T::can_preserve(unsafe { File::from_raw_file(file) })
+        reg.ready.load(Relaxed) && T::can_preserve(unsafe { File::from_raw_file(file) })
     }
 
     /// # Safety
@@ -173,7 +174,7 @@ impl<T: FileHandler> Adapter<T> {
         let (reg, file) = unsafe { (Self::registration(args), Self::file(args)) };
         // SAFETY: `preserve` set the private data. LUO holds the file's mutex, so that this is the
         // only reference.
-        let preserved = unsafe { &mut *args.private_data.cast::<Preserved<T::Header, T::State>>() };
+        let preserved = unsafe { Private::<T>::borrow_mut(args.private_data) };
         from_result(|| {
             test::repair(file);
             test::fail(test::Step::Freeze)?;
@@ -201,7 +202,7 @@ impl<T: FileHandler> Adapter<T> {
         // SAFETY: As above.
         let (reg, file) = unsafe { (Self::registration(args), Self::file(args)) };
         // SAFETY: As in `freeze`.
-        let preserved = unsafe { &mut *args.private_data.cast::<Preserved<T::Header, T::State>>() };
+        let preserved = unsafe { Private::<T>::borrow_mut(args.private_data) };
         test::repair(file);
         if T::HAS_UNFREEZE {
             T::unfreeze(file, preserved);
@@ -220,7 +221,8 @@ impl<T: FileHandler> Adapter<T> {
         let reg = unsafe { Self::registration(args) };
         from_result(|| {
             // LUO forgets the state if this fails, so that it is taken before anything can.
-            let header = Self::take_header(args)?;
+            let key = Key::Incoming(args.serialized_data);
+            let header = Self::take_header(args).inspect_err(|_| reg.add_twin(key))?;
             // What can fail without the handler comes before it.
             let prepared = test::fail(test::Step::Retrieve).and_then(|()| {
                 Ok((
@@ -238,9 +240,13 @@ impl<T: FileHandler> Adapter<T> {
             };
 
             let retrieved = T::retrieve(header)?;
-            let key = Key::Incoming(args.serialized_data);
             row.insert(key, &retrieved.file, FileState::Retrieved, retrieved.bytes);
-            let node = node.into_node(key, (retrieved.live, slot));
+            let retained = Retained {
+                live: retrieved.live,
+                slot,
+                twins: 0,
+            };
+            let node = node.into_node(key, retained);
             let old = reg.live.lock().insert(node);
             drop(old);
             args.file = ARef::into_raw(retrieved.file).as_ptr().cast();
@@ -261,18 +267,20 @@ impl<T: FileHandler> Adapter<T> {
             if let Ok(header) = Self::take_header(args) {
                 T::discard(header);
             }
-        } else if let Some((live, slot)) = reg.take_live(key) {
+        } else if args.retrieve_status < 0 && reg.remove_twin(key) {
+            // What is kept is that of another file.
+        } else if let Some(retained) = reg.take_live(key) {
             // Without a file, LUO failed after `retrieve` did not: the file is gone.
             if args.retrieve_status > 0 {
                 // SAFETY: As above; the file was retrieved.
                 let file = unsafe { Self::file(args) };
-                if let Some(orphan) = T::finished(file, live) {
+                if let Some(orphan) = T::finished(file, retained.live) {
                     // SAFETY: LUO has a reference of the module as long as it has the file.
-                    unsafe { slot.fill(orphan, owner::<T>()) };
+                    unsafe { retained.slot.fill(orphan, owner::<T>()) };
                 }
             }
+            reg.report.remove(key);
         }
-        reg.report.remove(key);
         orphan::retry();
         if let Some(flb) = reg.flb() {
             flb.before_finish();

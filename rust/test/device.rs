@@ -10,11 +10,7 @@ use crate::kho::{
 };
 use core::{
     num::NonZeroU32,
-    ptr::NonNull,
-    sync::atomic::{
-        AtomicU32,
-        Ordering, //
-    }, //
+    ptr::NonNull, //
 };
 use kernel::{
     fs::{
@@ -31,6 +27,10 @@ use kernel::{
     str::{
         parse_int::ParseInt,
         BStr, //
+    },
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
     }, //
 };
 
@@ -40,7 +40,7 @@ kernel::sync::global_lock! {
 }
 
 /// Pages to pin at a time; 0 for the default.
-static CHUNK: AtomicU32 = AtomicU32::new(0);
+static CHUNK: Atomic<u32> = Atomic::new(0);
 
 struct Fail {
     step: Step,
@@ -131,12 +131,12 @@ impl Orders {
             }
             Some("chunk") => {
                 let pages = u32::try_from(number(words.next())?).map_err(|_| EINVAL)?;
-                CHUNK.store(pages, Ordering::Relaxed);
+                CHUNK.store(pages, Relaxed);
             }
             Some("reset") => {
                 self.fails.clear();
                 self.pokes.clear();
-                CHUNK.store(0, Ordering::Relaxed);
+                CHUNK.store(0, Relaxed);
             }
             _ => return Err(EINVAL),
         }
@@ -163,7 +163,7 @@ fn number(word: Option<&str>) -> Result<u64> {
 
 /// Pages to pin at a time, if a test wants another number.
 pub fn chunk() -> Option<NonZeroU32> {
-    NonZeroU32::new(CHUNK.load(Ordering::Relaxed))
+    NonZeroU32::new(CHUNK.load(Relaxed))
 }
 
 /// Fails if it was ordered to.

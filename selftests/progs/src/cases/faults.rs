@@ -120,6 +120,9 @@ fn preserve(old: &mut Old<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What creating a memfd fails with: shmem says that it has no space when it gets no inode.
+const NO_MEMORY: [Errno; 2] = [Errno::NOMEM, Errno::NOSPC];
+
 /// A failed retrieve is final, so each attempt needs a file of its own.
 const FILES: u64 = 400;
 
@@ -151,7 +154,7 @@ fn retrieve_new(new: &mut New<'_>) -> Result<()> {
             Err(error) => {
                 refusals += 1;
                 let errno = error.errno();
-                refused(Err::<(), _>(error), &[Errno::NOMEM]).and_then(|()| {
+                refused(Err::<(), _>(error), &NO_MEMORY).and_then(|()| {
                     let again = session.retrieve(token).err().and_then(|e| e.errno());
                     crate::expect::same(again, errno)
                 })
