@@ -17,14 +17,17 @@ use crate::{
     Session,
     SessionName, //
 };
-use rustix::net::{
-    connect,
-    socket_with,
-    AddressFamily,
-    SendFlags,
-    SocketAddrUnix,
-    SocketFlags,
-    SocketType, //
+use rustix::{
+    io::Errno,
+    net::{
+        connect,
+        socket_with,
+        AddressFamily,
+        SendFlags,
+        SocketAddrUnix,
+        SocketFlags,
+        SocketType, //
+    }, //
 };
 use std::{
     os::fd::OwnedFd,
@@ -188,11 +191,17 @@ impl Client {
 
     fn call(&self, request: &Request) -> Result<(Reply, Option<OwnedFd>)> {
         let packet = wire::encode(request)?;
-        wire::send(&self.0, &packet, None, SendFlags::empty()).map_err(|source| match source {
-            rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET => Error::Closed,
-            source => Error::Connection { source },
-        })?;
-        let (packet, fd) = wire::receive(&self.0)?.ok_or(Error::Closed)?;
+        match wire::send(&self.0, &packet, None, SendFlags::empty()) {
+            // A server that turns a client away says why before it closes the connection.
+            Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+            Err(source) => return Err(Error::Connection { source }),
+        }
+        // That the connection is closed is reported once before what was sent ahead of it.
+        let reply = match wire::receive(&self.0)? {
+            None => wire::receive(&self.0)?,
+            reply => reply,
+        };
+        let (packet, fd) = reply.ok_or(Error::Closed)?;
         match wire::decode(&packet)? {
             Reply::Error { message, errno } => Err(Error::Refused { message, errno }),
             reply => Ok((reply, fd)),

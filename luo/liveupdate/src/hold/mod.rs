@@ -24,7 +24,13 @@
 //!
 //! `list` returns names in ascending order, as many as fit; `after` (optional) continues.
 //!
-//! Only root and the user that the server names may connect. All clients may use all sessions.
+//! Only root and the user that the server names may connect. All clients may use all sessions. When
+//! there are too many clients, one that has said nothing for ten seconds is disconnected for a new one,
+//! so connect anew for each group of requests. `create` and `retrieve` are answered after two seconds
+//! at most, with `EBUSY` if another process had `/dev/liveupdate` open all the time.
+//!
+//! The socket's directory must be one to which only root and the user of the server may write. Others
+//! need no more than to pass through it.
 
 mod client;
 mod server;
@@ -94,6 +100,17 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// Others could change what is in the directory of the socket.
+    #[error(
+        "others than root and the user of this process may write to the directory {}, and could \
+         put something else in the socket's place; choose a directory that only root may write to \
+         (others may pass through it), such as /run",
+        path.display()
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another server is listening already.
     #[error("another server is listening on {} already; use it, or choose another path", path.display())]
     InUse {
@@ -114,8 +131,8 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
-    /// The server closed the connection, as it does with users that it does not know.
-    #[error("the server that holds the sessions closed the connection: run this as root or as the user that it was started for")]
+    /// The server closed the connection, as it does with one that is idle when others need its place.
+    #[error("the server that holds the sessions closed the connection; connect again")]
     Closed,
     /// Waiting for the next event failed.
     #[error("cannot wait for clients")]

@@ -2,9 +2,21 @@
 
 //! The side that holds the sessions: one thread, bounded in every direction.
 //!
-//! A client can make the server wait for nothing: packets are read when they are there, and a client
-//! that does not read its replies is disconnected.
+//! A client can make the server wait for nothing: packets are read when they are there, a client that
+//! does not read its replies is disconnected, and a request that has to wait for the device is tried
+//! again between those of others.
 
+mod connection;
+mod place;
+
+use self::{
+    connection::{
+        room,
+        Connection,
+        Room, //
+    },
+    place::Place, //
+};
 use super::{
     sessions::{
         refuse,
@@ -12,7 +24,6 @@ use super::{
         Device,
         Sessions, //
     },
-    wire,
     Error,
     Kind,
     Result, //
@@ -25,27 +36,12 @@ use rustix::{
         PollFlags,
         Timespec, //
     },
-    fs::{
-        chmod,
-        chown,
-        lstat,
-        unlink,
-        FileType,
-        Mode, //
-    },
     io::Errno,
     net::{
         accept_with,
-        bind,
-        connect,
         listen,
-        socket_with,
         sockopt::socket_peercred,
-        AddressFamily,
-        SendFlags,
-        SocketAddrUnix,
-        SocketFlags,
-        SocketType, //
+        SocketFlags, //
     },
     process::{
         geteuid,
@@ -56,15 +52,15 @@ use std::{
     collections::BTreeMap,
     fmt,
     os::fd::OwnedFd,
-    path::{
-        Path,
-        PathBuf, //
-    },
+    path::Path,
     time::Duration, //
 };
 
-/// How many clients may be connected; more are disconnected at once.
-const MAX_CLIENTS: usize = 64;
+/// How long a client may say nothing before another can have its place.
+const IDLE: Duration = Duration::from_secs(10);
+/// How often a request that waits for the device is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
 /// Holds sessions for its [`Client`](super::Client)s.
 ///
 /// Dropping it closes the sessions: what is outgoing is not handed over any more, what is incoming is
@@ -83,11 +79,12 @@ const MAX_CLIENTS: usize = 64;
 /// # Ok::<(), liveupdate::hold::Error>(())
 /// ```
 pub struct Server {
-    listener: OwnedFd,
-    path: PathBuf,
-    allowed: Option<Uid>,
-    clients: Vec<OwnedFd>,
+    clients: Vec<Connection>,
     sessions: Sessions,
+    allowed: Option<Uid>,
+    idle: Duration,
+    listener: OwnedFd,
+    place: Place,
 }
 
 impl Server {
@@ -96,44 +93,26 @@ impl Server {
     ///
     /// # Errors
     ///
+    /// [`Error::Directory`] if others than root and this user may write to the socket's directory,
     /// [`Error::InUse`] if another server listens there, [`Error::Listen`] otherwise.
     pub fn bind(path: &Path, allowed: Option<u32>) -> Result<Self> {
         Self::with(path, allowed.map(Uid::from_raw), Box::new(Device))
     }
 
     fn with(path: &Path, allowed: Option<Uid>, backend: Box<dyn Backend + Send>) -> Result<Self> {
-        let failed = |source| Error::Listen {
-            path: path.to_owned(),
-            source,
-        };
-        let address = SocketAddrUnix::new(path).map_err(|source| Error::Path {
-            path: path.to_owned(),
-            source,
-        })?;
-        let listener = socket().map_err(failed)?;
-        match bind(&listener, &address) {
-            Err(Errno::ADDRINUSE) => {
-                remove_stale(path, &address)?;
-                bind(&listener, &address).map_err(failed)?;
-            }
-            other => other.map_err(failed)?,
-        }
-        // Nobody can connect before listen(), so nobody does while the mode is still the default.
-        chmod(path, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-        if allowed.is_some() {
-            chown(path, allowed, None).map_err(failed)?;
-        }
-        listen(&listener, 16).map_err(failed)?;
-
+        let mut place = Place::open(path)?;
+        let listener = place.bind(allowed)?;
+        listen(&listener, 16).map_err(|source| place.failed(source))?;
         Ok(Self {
-            listener,
-            path: path.to_owned(),
-            allowed,
             clients: Vec::new(),
             sessions: Sessions {
                 held: BTreeMap::new(),
                 backend,
             },
+            allowed,
+            idle: IDLE,
+            listener,
+            place,
         })
     }
 
@@ -144,11 +123,13 @@ impl Server {
     ///
     /// [`Error::Poll`]. What clients do wrong is no error here: they are told, or disconnected.
     pub fn step(&mut self, timeout: Option<Duration>) -> Result<()> {
+        let timeout = match self.clients.iter().any(Connection::is_waiting) {
+            true => Some(timeout.map_or(RETRY, |timeout| timeout.min(RETRY))),
+            false => timeout,
+        };
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-        let mut fds: Vec<PollFd<'_>> = std::iter::once(&self.listener)
-            .chain(&self.clients)
-            .map(|fd| PollFd::new(fd, PollFlags::IN))
-            .collect();
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        fds.extend(self.clients.iter().map(|c| PollFd::new(c, c.interest())));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) => {}
             Err(Errno::INTR) => return Ok(()),
@@ -158,9 +139,9 @@ impl Server {
         drop(fds);
 
         let mut of_client = ready.iter().skip(1);
-        self.clients.retain(|client| {
+        self.clients.retain_mut(|client| {
             let ready = of_client.next().copied().unwrap_or_default();
-            !ready || answer(&mut self.sessions, client).is_some()
+            client.step(&mut self.sessions, ready).is_some()
         });
         if ready.first().copied().unwrap_or_default() {
             self.accept();
@@ -182,64 +163,35 @@ impl Server {
         let Ok(peer) = socket_peercred(&client) else {
             return;
         };
-        let known = peer.uid.is_root() || peer.uid == geteuid() || Some(peer.uid) == self.allowed;
-        if known && self.clients.len() < MAX_CLIENTS {
-            self.clients.push(client);
+        let privileged = peer.uid.is_root() || peer.uid == geteuid();
+        let client = Connection::new(client, privileged);
+        // Nothing can be done for those who do not read why they are turned away.
+        if !privileged && Some(peer.uid) != self.allowed {
+            let why = "only root and the user of --allow-uid may connect";
+            let _ = client.send(&refuse(why, Some(Errno::ACCESS)), None);
+            return;
         }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // A leftover is replaced by the next server, so a failure does no harm.
-        let _ = unlink(&self.path);
+        match room(&self.clients, privileged, self.idle) {
+            Room::Free => {}
+            Room::Instead(index) => drop(self.clients.swap_remove(index)),
+            Room::Full => {
+                let why = "too many clients are connected; try again in a moment";
+                let _ = client.send(&refuse(why, Some(Errno::AGAIN)), None);
+                return;
+            }
+        }
+        self.clients.push(client);
     }
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("path", &self.path)
+            .field("path", &self.place.path())
             .field("allowed", &self.allowed)
             .field("clients", &self.clients.len())
             .field("sessions", &self.sessions.held)
             .finish()
-    }
-}
-
-/// Answers one request of `client`; [`None`] if it is to be disconnected.
-fn answer(sessions: &mut Sessions, client: &OwnedFd) -> Option<()> {
-    // A descriptor that a client sends is closed here.
-    let (packet, _) = wire::receive(client).ok()??;
-    let reply = match wire::decode(&packet) {
-        Ok(request) => sessions.handle(request),
-        Err(error) => Err(refuse(error, None)),
-    };
-    let (reply, fd) = reply.unwrap_or_else(|reply| (reply, None));
-    let packet = wire::encode(&reply).ok()?;
-    wire::send(client, &packet, fd, SendFlags::DONTWAIT).ok()
-}
-
-fn socket() -> std::result::Result<OwnedFd, Errno> {
-    let flags = SocketFlags::CLOEXEC;
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-}
-
-/// Removes the socket of a server that is dead. Anything else is left alone.
-fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<()> {
-    let failed = |source| Error::Listen {
-        path: path.to_owned(),
-        source,
-    };
-    let stat = lstat(path).map_err(failed)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        return Err(failed(Errno::EXIST));
-    }
-    match connect(socket().map_err(failed)?, address) {
-        Err(Errno::CONNREFUSED) => unlink(path).map_err(failed),
-        _ => Err(Error::InUse {
-            path: path.to_owned(),
-        }),
     }
 }
 

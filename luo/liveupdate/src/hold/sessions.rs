@@ -24,14 +24,11 @@ use std::{
         AsFd,
         BorrowedFd,
         OwnedFd, //
-    },
-    time::Duration, //
+    }, //
 };
 
 /// How many sessions are held, well below the usual limit of 1024 open files.
 pub(super) const MAX_SESSIONS: usize = 512;
-/// How long a request waits while another process has the device open.
-const DEVICE_WAIT: Duration = Duration::from_secs(2);
 
 /// What the server does to sessions; tests have another.
 pub(super) trait Backend {
@@ -41,17 +38,18 @@ pub(super) trait Backend {
     fn finish(&mut self, session: OwnedFd) -> std::result::Result<(), (OwnedFd, crate::Error)>;
 }
 
-/// The kernel. The device is opened for each request only, so that others can use it too.
+/// The kernel. The device is opened for each request only, so that others can use it too, and never
+/// waited for: that would keep all other clients waiting.
 pub(super) struct Device;
 
 impl Backend for Device {
     fn create(&mut self, name: &SessionName) -> crate::Result<OwnedFd> {
-        let device = LiveUpdate::open_wait(DEVICE_WAIT)?;
+        let device = LiveUpdate::open()?;
         Ok(device.create_session(name)?.into())
     }
 
     fn retrieve(&mut self, name: &SessionName) -> crate::Result<OwnedFd> {
-        let device = LiveUpdate::open_wait(DEVICE_WAIT)?;
+        let device = LiveUpdate::open()?;
         Ok(device.retrieve_session(name)?.into())
     }
 
@@ -62,6 +60,36 @@ impl Backend for Device {
     }
 }
 
+/// Why a request was not done.
+pub(super) struct Refusal {
+    pub(super) reply: Reply,
+    /// Another process has the device open: the same request may work in a moment.
+    pub(super) again: bool,
+}
+
+impl From<Reply> for Refusal {
+    fn from(reply: Reply) -> Self {
+        Self {
+            reply,
+            again: false,
+        }
+    }
+}
+
+impl From<crate::Error> for Refusal {
+    fn from(error: crate::Error) -> Self {
+        let again = matches!(error, crate::Error::Busy { .. });
+        let errno = error.errno();
+        Self {
+            reply: refuse(error, errno),
+            again,
+        }
+    }
+}
+
+/// What was done; the descriptor is to be attached to the reply.
+type Done<'a> = std::result::Result<(Reply, Option<BorrowedFd<'a>>), Refusal>;
+
 /// What is held, by name.
 pub(super) struct Sessions {
     pub(super) held: BTreeMap<SessionName, (Kind, OwnedFd)>,
@@ -69,11 +97,8 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Does what is asked for. The descriptor is to be attached to the reply.
-    pub(super) fn handle(
-        &mut self,
-        request: Request,
-    ) -> std::result::Result<(Reply, Option<BorrowedFd<'_>>), Reply> {
+    /// Does what is asked for.
+    pub(super) fn handle(&mut self, request: &Request) -> Done<'_> {
         match request {
             Request::Create { name } => self.add(name, Kind::Outgoing),
             Request::Retrieve { name } => self.add(name, Kind::Incoming),
@@ -81,7 +106,7 @@ impl Sessions {
                 let name = checked(name)?;
                 match self.held.get(&name) {
                     Some((kind, fd)) => Ok((Reply::Session { kind: *kind }, Some(fd.as_fd()))),
-                    None => Err(unknown(&name)),
+                    None => Err(unknown(&name).into()),
                 }
             }
             Request::Release { name } => {
@@ -92,8 +117,7 @@ impl Sessions {
                 let (name, fd) = self.take(name, Kind::Incoming)?;
                 if let Err((fd, error)) = self.backend.finish(fd) {
                     self.held.insert(name, (Kind::Incoming, fd));
-                    let errno = error.errno();
-                    return Err(refuse(error, errno));
+                    return Err(error.into());
                 }
                 Ok((Reply::Done, None))
             }
@@ -101,35 +125,27 @@ impl Sessions {
         }
     }
 
-    fn add(
-        &mut self,
-        name: String,
-        kind: Kind,
-    ) -> std::result::Result<(Reply, Option<BorrowedFd<'_>>), Reply> {
+    fn add(&mut self, name: &str, kind: Kind) -> Done<'_> {
         let name = checked(name)?;
         if self.held.contains_key(&name) {
             let text = format!("the session \"{name}\" is held already; ask for it with `get`");
-            return Err(refuse(text, Some(Errno::EXIST)));
+            return Err(refuse(text, Some(Errno::EXIST)).into());
         }
         if self.held.len() >= MAX_SESSIONS {
             let text = format!("{MAX_SESSIONS} sessions are held, which is the limit");
-            return Err(refuse(text, Some(Errno::NOSPC)));
+            return Err(refuse(text, Some(Errno::NOSPC)).into());
         }
         let fd = match kind {
             Kind::Outgoing => self.backend.create(&name),
             Kind::Incoming => self.backend.retrieve(&name),
-        };
-        let fd = fd.map_err(|error| {
-            let errno = error.errno();
-            refuse(error, errno)
-        })?;
+        }?;
         let (_, fd) = &*self.held.entry(name).or_insert((kind, fd));
         Ok((Reply::Session { kind }, Some(fd.as_fd())))
     }
 
     fn take(
         &mut self,
-        name: String,
+        name: &str,
         kind: Kind,
     ) -> std::result::Result<(SessionName, OwnedFd), Reply> {
         let name = checked(name)?;
@@ -176,7 +192,7 @@ impl Sessions {
     }
 }
 
-fn checked(name: String) -> std::result::Result<SessionName, Reply> {
+fn checked(name: &str) -> std::result::Result<SessionName, Reply> {
     SessionName::new(name).map_err(|error| refuse(error, Some(Errno::INVAL)))
 }
 

@@ -6,20 +6,36 @@ use super::{
     super::{
         sessions::MAX_SESSIONS,
         wire::{
+            self,
             Reply,
             Request, //
         },
         Client,
         Held, //
     },
+    connection::MAX_CLIENTS,
+    place::socket,
     *,
 };
-use rustix::fs::{
-    fstat,
-    memfd_create,
-    MemfdFlags, //
+use rustix::{
+    fs::{
+        chmod,
+        fstat,
+        lstat,
+        memfd_create,
+        MemfdFlags,
+        Mode, //
+    },
+    net::{
+        bind,
+        connect,
+        SendFlags,
+        SocketAddrUnix, //
+    }, //
 };
 use std::{
+    os::unix::fs::symlink,
+    path::PathBuf,
     sync::{
         atomic::{
             AtomicBool,
@@ -33,13 +49,19 @@ use std::{
     }, //
 };
 
-/// Creates what it is asked for; `busy` makes finish fail.
+/// Creates what it is asked for; `busy` makes finish fail, `taken` is a device that another has open.
+#[derive(Clone, Default)]
 struct Fake {
     busy: Arc<AtomicBool>,
+    taken: Arc<AtomicBool>,
 }
 
 impl Backend for Fake {
     fn create(&mut self, name: &SessionName) -> crate::Result<OwnedFd> {
+        if self.taken.load(Ordering::Relaxed) {
+            let waited = Duration::ZERO;
+            return Err(crate::Error::Busy { waited });
+        }
         Ok(memfd_create(name.as_str(), MemfdFlags::CLOEXEC).unwrap())
     }
 
@@ -65,18 +87,23 @@ impl Backend for Fake {
 /// A server on a thread of its own, which ends when this is dropped.
 struct Running {
     dir: tempfile::TempDir,
-    busy: Arc<AtomicBool>,
+    fake: Fake,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Running {
     fn start() -> Self {
+        Self::start_with(IDLE)
+    }
+
+    fn start_with(idle: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let busy = Arc::new(AtomicBool::new(false));
         let stop = Arc::new(AtomicBool::new(false));
-        let backend = Fake { busy: busy.clone() };
-        let mut server = Server::with(&dir.path().join("s"), None, Box::new(backend)).unwrap();
+        let fake = Fake::default();
+        let backend = Box::new(fake.clone());
+        let mut server = Server::with(&dir.path().join("s"), None, backend).unwrap();
+        server.idle = idle;
         let stopped = stop.clone();
         let thread = thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
@@ -85,7 +112,7 @@ impl Running {
         });
         Self {
             dir,
-            busy,
+            fake,
             stop,
             thread: Some(thread),
         }
@@ -183,12 +210,12 @@ fn each_kind_ends_in_its_own_way() {
     assert_eq!(errno(client.finish(&name("out"))), Errno::INVAL);
     assert_eq!(errno(client.release(&name("in"))), Errno::INVAL);
 
-    server.busy.store(true, Ordering::Relaxed);
+    server.fake.busy.store(true, Ordering::Relaxed);
     assert_eq!(errno(client.finish(&name("in"))), Errno::BUSY);
     let both = [(name("in"), Kind::Incoming), (name("out"), Kind::Outgoing)];
     assert_eq!(client.list().unwrap(), both);
 
-    server.busy.store(false, Ordering::Relaxed);
+    server.fake.busy.store(false, Ordering::Relaxed);
     client.finish(&name("in")).unwrap();
     client.release(&name("out")).unwrap();
     assert_eq!(client.list().unwrap(), []);
@@ -237,12 +264,93 @@ fn too_many_clients_are_turned_away() {
     for client in &clients {
         client.list().unwrap();
     }
-    assert!(server.client().list().is_err());
+    assert_eq!(errno(server.client().list()), Errno::AGAIN);
     drop(clients);
     // Their places are free again once the server has noticed.
     while server.client().list().is_err() {
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+#[test]
+fn a_client_that_says_nothing_makes_room() {
+    let server = Running::start_with(Duration::from_millis(1));
+    let clients: Vec<_> = (0..MAX_CLIENTS).map(|_| server.client()).collect();
+    for client in &clients {
+        client.list().unwrap();
+    }
+    thread::sleep(Duration::from_millis(5));
+    server.client().list().unwrap();
+    assert!(matches!(clients[0].list(), Err(Error::Closed)));
+    clients[1].list().unwrap();
+}
+
+#[test]
+fn one_who_waits_for_the_device_keeps_nobody_waiting() {
+    let server = Running::start();
+    server.fake.taken.store(true, Ordering::Relaxed);
+    let waiting = server.client();
+    let waiting = thread::spawn(move || request(&waiting, create, "vm"));
+    let other = server.client();
+    thread::sleep(Duration::from_millis(50));
+    let start = std::time::Instant::now();
+    assert_eq!(other.list().unwrap(), []);
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(!waiting.is_finished());
+    server.fake.taken.store(false, Ordering::Relaxed);
+    waiting.join().unwrap().unwrap();
+    assert_eq!(other.list().unwrap().len(), 1);
+
+    server.fake.taken.store(true, Ordering::Relaxed);
+    assert_eq!(errno(request(&other, create, "never")), Errno::BUSY);
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    for mode in [0o770, 0o707, 0o1777] {
+        chmod(dir.path(), Mode::from_raw_mode(mode)).unwrap();
+        let refused = Server::bind(&path, None);
+        assert!(matches!(refused, Err(Error::Directory { .. })), "{mode:o}");
+        assert!(!path.exists());
+    }
+    chmod(dir.path(), Mode::from_raw_mode(0o755)).unwrap();
+    drop(Server::bind(&path, None).unwrap());
+}
+
+#[test]
+fn the_directory_of_another_user_is_refused() {
+    if geteuid().is_root() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(65534), None).unwrap();
+        let refused = Server::bind(&dir.path().join("s"), Some(65534));
+        assert!(matches!(refused, Err(Error::Directory { .. })));
+    }
+}
+
+#[test]
+fn a_link_in_the_place_of_the_socket_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, victim) = (dir.path().join("s"), dir.path().join("victim"));
+    std::fs::write(&victim, "mine").unwrap();
+    let before = lstat(&victim).unwrap();
+    let mut place = Place::open(&path).unwrap();
+    symlink(&victim, &path).unwrap();
+    assert!(matches!(place.bind(None), Err(Error::Listen { .. })));
+    std::fs::remove_file(&path).unwrap();
+
+    // The end of a server leaves alone what somebody else has put there.
+    let server = Server::bind(&path, None).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    symlink(&victim, &path).unwrap();
+    drop(server);
+    assert!(path.is_symlink());
+    let after = lstat(&victim).unwrap();
+    assert_eq!(
+        (after.st_mode, after.st_uid),
+        (before.st_mode, before.st_uid)
+    );
 }
 
 #[test]
