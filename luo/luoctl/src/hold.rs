@@ -7,6 +7,7 @@ use anyhow::{
     Result, //
 };
 use liveupdate::hold::{
+    self,
     Server,
     SOCKET, //
 };
@@ -24,8 +25,11 @@ use std::{
         },
         Arc, //
     },
+    thread,
     time::Duration, //
 };
+
+use crate::output::say;
 
 /// A signal between the look at the flag and the wait is noticed after this time.
 const TICK: Duration = Duration::from_secs(1);
@@ -43,11 +47,12 @@ sessions to let it end.
 
 Clients are `luoctl session` and the module `hold` of the Rust crate
 `liveupdate`, which describes the protocol. Only root and the user of
---allow-uid may connect.
+--allow-uid may connect. The socket's directory must be one that only root may
+write to.
 
 Examples:
   luoctl hold
-  luoctl hold --socket /run/vmm/live.sock --allow-uid 107";
+  luoctl hold --socket /run/vmm-live.sock --allow-uid 107";
 
 /// Hold sessions on behalf of VMMs, and hand them out over a Unix socket.
 #[derive(Debug, clap::Args)]
@@ -69,21 +74,40 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let mut server = Server::bind(&args.socket, args.allow_uid)?;
     spare_from_oom_killer();
-    eprintln!("luoctl: holding sessions for {}", args.socket.display());
+    say(format_args!(
+        "holding sessions for {}",
+        args.socket.display()
+    ));
 
     loop {
-        server.step(Some(TICK))?;
+        let stepped = server.step(Some(TICK));
+        let held: Vec<_> = server.sessions().map(|(name, _)| name.as_str()).collect();
+        survive(stepped, !held.is_empty())?;
         if stop.swap(false, Ordering::Relaxed) {
-            let held: Vec<_> = server.sessions().map(|(name, _)| name.as_str()).collect();
             if held.is_empty() {
                 return Ok(());
             }
-            eprintln!(
-                "luoctl: not ending, because that would end the sessions {}; use `luoctl session \
-                 release` or `finish` first",
+            say(format_args!(
+                "not ending, because that would end the sessions {}; use `luoctl session release` \
+                 or `finish` first",
                 held.join(", ")
-            );
+            ));
         }
+    }
+}
+
+/// An error ends the process only if that ends no session.
+fn survive(stepped: hold::Result<()>, holding: bool) -> Result<()> {
+    match stepped {
+        Err(error) if holding => {
+            say(format_args!(
+                "{:#}; trying again",
+                anyhow::Error::new(error)
+            ));
+            thread::sleep(TICK);
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 
@@ -91,4 +115,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// and is not worth failing for.
 fn spare_from_oom_killer() {
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_ends_the_process_only_if_nothing_is_held() {
+        let error = || {
+            let source = rustix::io::Errno::NOMEM;
+            Err(hold::Error::Poll { source })
+        };
+        assert!(survive(error(), true).is_ok());
+        assert!(survive(error(), false).is_err());
+        assert!(survive(Ok(()), false).is_ok());
+    }
 }

@@ -3,6 +3,7 @@
 //! `luoctl`: shows the state of live updates and holds sessions on behalf of VMMs.
 
 mod hold;
+mod output;
 mod session;
 mod status;
 
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("luoctl: {error:#}");
+            output::say(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }

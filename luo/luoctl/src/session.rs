@@ -32,6 +32,8 @@ use std::{
     process::Command, //
 };
 
+use crate::output::print;
+
 /// Tells a command which of its descriptors is the session.
 const FD_VARIABLE: &str = "LIVEUPDATE_SESSION_FD";
 
@@ -104,10 +106,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Action::Release { name } => Ok(client.release(name)?),
         Action::Finish { name } => Ok(client.finish(name)?),
         Action::List => {
+            let mut text = String::new();
             for (name, kind) in client.list()? {
-                println!("{kind}  {}", name.as_str().escape_debug());
+                text += &format!("{kind}  {}\n", name.as_str().escape_debug());
             }
-            Ok(())
+            print(&text)
         }
     }
 }

@@ -26,6 +26,8 @@ use std::{
     }, //
 };
 
+use crate::output::print;
+
 const STATUS: &str = "/dev/luo_status";
 /// The version of the text that this program understands.
 const VERSION: u32 = 1;
@@ -76,12 +78,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         None => read(Path::new(STATUS)).map_err(explain)?,
     };
     let status = parse(&text)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+    print(&if args.json {
+        serde_json::to_string_pretty(&status)? + "\n"
     } else {
-        print!("{}", tables(&status));
-    }
-    Ok(())
+        tables(&status)
+    })
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -33,10 +33,10 @@ struct Hold(Child);
 
 impl Hold {
     /// Starts it and waits until it listens.
-    fn start(socket: &str) -> Self {
+    fn start(socket: &str, stderr: impl Into<Stdio>) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_luoctl"))
             .args(["hold", "--socket", socket])
-            .stderr(Stdio::null())
+            .stderr(stderr)
             .spawn();
         let hold = Self(child.unwrap());
         for _ in 0..1000 {
@@ -97,7 +97,7 @@ fn hold_answers_and_ends_on_sigterm_when_it_holds_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let path = socket.to_str().unwrap();
-    let mut hold = Hold::start(path);
+    let mut hold = Hold::start(path, Stdio::null());
 
     let release = luoctl(&["session", "release", "vm", "--socket", path]);
     assert!(stderr(&release).contains("is not held here"));
@@ -108,6 +108,45 @@ fn hold_answers_and_ends_on_sigterm_when_it_holds_nothing() {
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert!(hold.0.wait().unwrap().success());
     assert!(!socket.exists());
+}
+
+#[test]
+fn hold_lives_on_when_nobody_reads_what_it_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let path = socket.to_str().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut hold = Hold::start(path, writer);
+    assert!(hold.0.try_wait().unwrap().is_none());
+    assert!(luoctl(&["session", "list", "--socket", path])
+        .status
+        .success());
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure_and_a_full_disk_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("status");
+    std::fs::write(&file, "luo_rs 1\n").unwrap();
+    let run = |stdout: Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_luoctl"))
+            .args(["status", "--from", file.to_str().unwrap(), "--json"])
+            .stdout(stdout)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap()
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = run(writer.into());
+    assert!(output.status.success());
+    assert_eq!(stderr(&output), "");
+
+    let full = std::fs::File::options().write(true).open("/dev/full");
+    let output = run(full.unwrap().into());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("cannot write to standard output"));
 }
 
 #[test]
