@@ -68,9 +68,7 @@ pub(super) fn compose(
     append: &[String],
     stage_append: Option<&str>,
 ) -> String {
-    let mut line = format!(
-        "{base} panic=-1 kho=on liveupdate=on {scratch} lu.stage={stage}"
-    );
+    let mut line = format!("{base} panic=-1 kho=on liveupdate=on {scratch} lu.stage={stage}");
 
     for more in append.iter().map(String::as_str).chain(stage_append) {
         if !more.trim().is_empty() {
@@ -98,13 +96,7 @@ mod tests {
     fn later_stages_differ_by_their_own_additions_only() {
         let append = ["a=1".to_owned()];
         let base = base(Arch::X86_64, false);
-        let one = compose(
-            base,
-            "kho_scratch=1M,1M,1M",
-            1,
-            &append,
-            Some("b=2"),
-        );
+        let one = compose(base, "kho_scratch=1M,1M,1M", 1, &append, Some("b=2"));
         let two = compose(base, "kho_scratch=1M,1M,1M", 2, &append, None);
 
         assert_eq!(one.replace("lu.stage=1 a=1 b=2", "lu.stage=2 a=1"), two);
