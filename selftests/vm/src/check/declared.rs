@@ -55,10 +55,30 @@ pub(super) struct Declared {
     /// A negative control: shows that a check can fail.
     #[serde(default)]
     negative: bool,
+    /// Results that are skipped on a variant, as globs; any other skip is a failure.
+    #[serde(default)]
+    skip: Skips,
     pub(super) stages: Vec<Stage>,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skips {
+    #[serde(default)]
+    plain: Vec<String>,
+    #[serde(default)]
+    debug: Vec<String>,
+}
+
 impl Declared {
+    /// The results that are expected to be skipped on a variant.
+    pub(super) fn skips(&self, variant: Variant) -> &[String] {
+        match variant {
+            Variant::Debug => &self.skip.debug,
+            Variant::Plain | Variant::Other => &self.skip.plain,
+        }
+    }
+
     /// Whether the test is meant for this architecture and variant.
     pub(super) fn runs_on(&self, arch: Arch, variant: Variant) -> bool {
         let variant = if variant == Variant::Debug {
