@@ -16,7 +16,10 @@ use progs::{
         Options, //
     },
     sys,
-    tap::Report,
+    tap::{
+        Outcome,
+        Report, //
+    },
     vmm, //
 };
 use std::{
@@ -66,6 +69,9 @@ enum Action {
         /// Do not hand it on.
         #[arg(long)]
         last: bool,
+        /// Change one byte of the retrieved file: the verification must fail.
+        #[arg(long)]
+        sabotage: bool,
     },
     /// Be a VMM whose session `luoctl hold` holds.
     Vmm {
@@ -105,10 +111,10 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 fn stage(
-    action: fn(&[&'static cases::Case], &Options) -> anyhow::Result<bool>,
+    action: fn(&[&'static cases::Case], &Options) -> anyhow::Result<Outcome>,
     selection: Selection,
     state: PathBuf,
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Outcome> {
     let cases = cases::choose(&selection.cases, &selection.without)?;
     let options = Options {
         state,
@@ -118,7 +124,7 @@ fn stage(
     action(&cases, &options)
 }
 
-fn leaks() -> anyhow::Result<bool> {
+fn leaks() -> anyhow::Result<Outcome> {
     let mut report = Report::new("leaks");
     match sys::leaks()? {
         None => report.skip("none", "the kernel has no kmemleak"),
@@ -136,7 +142,11 @@ fn main() -> ExitCode {
     let result = match cli.action {
         Action::Stage1(selection) => stage(run::stage1, selection, cli.state),
         Action::Stage2(selection) => stage(run::stage2, selection, cli.state),
-        Action::Relay { round, last } => relay::run(round, last, &cli.state),
+        Action::Relay {
+            round,
+            last,
+            sabotage,
+        } => relay::run(round, last, sabotage, &cli.state),
         Action::Vmm { step } => match step {
             Step::Preserve => vmm::preserve(),
             Step::Retrieve => vmm::retrieve(),
@@ -148,12 +158,11 @@ fn main() -> ExitCode {
                 println!("{mark} {:28} {}", case.name, case.about);
             }
             println!("(* runs only if it is named)");
-            Ok(true)
+            Ok(Outcome::Passed)
         }
     };
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(outcome) => outcome.into(),
         Err(error) => {
             println!("Bail out! {error:#}");
             ExitCode::FAILURE

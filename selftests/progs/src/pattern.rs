@@ -55,6 +55,8 @@ pub struct Layout {
     pub size: u64,
     /// Where there is data; ascending, not overlapping.
     pub data: Vec<Range<u64>>,
+    /// What was written over it later.
+    pub over: Option<Box<Layout>>,
 }
 
 impl Layout {
@@ -76,7 +78,19 @@ impl Layout {
             .map(cut)
             .filter(|r| !r.is_empty())
             .collect();
-        Self { seed, size, data }
+        let over = None;
+        Self {
+            seed,
+            size,
+            data,
+            over,
+        }
+    }
+
+    /// The same with the data of another one written over it.
+    pub fn then(self, over: Self) -> Self {
+        let over = Some(Box::new(over));
+        Self { over, ..self }
     }
 
     /// `len` bytes of data at every multiple of `step`, from `first` on.
@@ -106,13 +120,20 @@ impl Layout {
 
     /// What the file must have at `offset`.
     fn expected(&self, offset: u64, buf: &mut [u8]) {
-        let end = offset + buf.len() as u64;
         buf.fill(0);
+        self.paint(offset, buf);
+    }
+
+    fn paint(&self, offset: u64, buf: &mut [u8]) {
+        let end = offset + buf.len() as u64;
         let first = self.data.partition_point(|range| range.end <= offset);
         for range in self.data[first..].iter().take_while(|r| r.start < end) {
             let (from, to) = (range.start.max(offset), range.end.min(end));
             let part = &mut buf[(from - offset) as usize..(to - offset) as usize];
             fill(self.seed, from, part);
+        }
+        if let Some(over) = &self.over {
+            over.paint(offset, buf);
         }
     }
 

@@ -3,7 +3,10 @@
 //! One memfd that is handed on through any number of kernels, and changed in each.
 
 use crate::{
-    expect::same,
+    expect::{
+        same,
+        Check, //
+    },
     memory::{
         memfd,
         page,
@@ -13,8 +16,12 @@ use crate::{
         digest,
         Layout, //
     },
+    run,
     sys,
-    tap::Report, //
+    tap::{
+        Outcome,
+        Report, //
+    }, //
 };
 use anyhow::Result;
 use liveupdate::{
@@ -29,59 +36,57 @@ use std::{
     time::Duration, //
 };
 
+/// Length of the file in pages, and a few bytes more.
 const PAGES: u64 = 3000;
+const MORE: u64 = 17;
 
-/// The content in the kernel number `round`: each kernel leaves two pages of the previous one's
-/// between its own.
-fn check(fd: &OwnedFd, round: u64) -> Result<(), String> {
-    for (own, layout) in [(true, ours(round)), (false, theirs(round))] {
-        let bad = layout.data.iter().find_map(|range| {
-            let (mut have, mut want) = (vec![0; 4096], vec![0; 4096]);
-            rustix::io::pread(fd, &mut have, range.start).ok()?;
-            crate::pattern::fill(layout.seed, range.start, &mut want);
-            (have != want).then_some(range.start)
-        });
-        if let Some(at) = bad {
-            return Err(format!("the page at {at:#x} differs (own: {own})"));
-        }
-    }
-    Ok(())
+fn size() -> u64 {
+    PAGES * page() + MORE
+}
+
+/// What the first kernel writes everywhere.
+fn base() -> Layout {
+    Layout::full(0, size())
+}
+
+/// What the file must be in the kernel number `round`: each kernel writes its own pattern over every
+/// third page, and the others are those of the first kernel.
+fn verify(fd: &OwnedFd, round: u64) -> Check {
+    base().then(ours(round)).verify(fd)
 }
 
 /// The pages that the kernel number `round` writes.
 fn ours(round: u64) -> Layout {
-    Layout::every(round, PAGES * page(), 0, 3 * page(), page())
-}
-
-/// Pages that only the first kernel writes.
-fn theirs(_: u64) -> Layout {
-    Layout::every(0, PAGES * page(), page(), 3 * page(), 2 * page())
+    Layout::every(round, size(), 0, 3 * page(), page())
 }
 
 /// Takes the file from the previous kernel, verifies and changes it, and hands it on.
 ///
 /// # Errors
 ///
-/// If it could not be tried. Otherwise true if all was right.
-pub fn run(round: u64, last: bool, state: &Path) -> Result<bool> {
+/// If it could not be tried.
+pub fn run(round: u64, last: bool, sabotage: bool, state: &Path) -> Result<Outcome> {
     let mut report = Report::new(&format!("memfd.relay.{round}"));
     let device = LiveUpdate::open_wait(Duration::from_secs(20))?;
     let name = |round| SessionName::new(format!("lu_memfd.relay.{round}"));
     let fd = if round == 1 {
         let fd = memfd("relay")?;
-        theirs(1).write(&fd)?;
+        base().write(&fd)?;
         fd
     } else {
         let session = device.retrieve_session(&name(round - 1)?)?;
         let fd = session.retrieve(Token(round - 1))?;
-        report.check("content", check(&fd, round - 1));
+        if sabotage {
+            run::sabotage(&fd)?;
+        }
+        report.check("content", verify(&fd, round - 1));
         session.finish().map_err(liveupdate::Error::from)?;
         fd
     };
     fs::create_dir_all(state)?;
     let file = state.join("relay.pages");
     ours(round).write_data(&fd)?;
-    let line = pfns(&fd, PAGES * page())?;
+    let line = pfns(&fd, size())?;
     let line = line
         .iter()
         .fold(0, |d, pfn| digest(d, &pfn.to_le_bytes()))
@@ -90,7 +95,7 @@ pub fn run(round: u64, last: bool, state: &Path) -> Result<bool> {
         report.check("same-pages", same(line.clone(), fs::read_to_string(&file)?));
     }
     fs::write(&file, line)?;
-    report.check("written", check(&fd, round));
+    report.check("written", verify(&fd, round));
     if last {
         return Ok(report.end());
     }
@@ -99,4 +104,27 @@ pub fn run(round: u64, last: bool, state: &Path) -> Result<bool> {
     drop(device);
     sys::leave_behind(|| ())?;
     Ok(report.end())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_changed_byte_and_a_wrong_length_are_noticed() {
+        let fd = memfd("t").unwrap();
+        base().write(&fd).unwrap();
+        ours(3).write_data(&fd).unwrap();
+        verify(&fd, 3).unwrap();
+        assert!(verify(&fd, 4).is_err());
+        for at in [0, page() + 1, 3 * page() - 1, size() - 1] {
+            let mut byte = [0];
+            rustix::io::pread(&fd, &mut byte, at).unwrap();
+            rustix::io::pwrite(&fd, &[byte[0] ^ 1], at).unwrap();
+            assert!(verify(&fd, 3).is_err(), "{at}");
+            rustix::io::pwrite(&fd, &byte, at).unwrap();
+        }
+        rustix::fs::ftruncate(&fd, size() - 1).unwrap();
+        assert!(verify(&fd, 3).is_err());
+    }
 }

@@ -12,7 +12,10 @@ use crate::{
     memory,
     pattern,
     sys,
-    tap::Report, //
+    tap::{
+        Outcome,
+        Report, //
+    }, //
 };
 use anyhow::{
     Context,
@@ -240,7 +243,12 @@ fn page_digest(fd: impl AsFd, size: u64) -> Result<String> {
     ))
 }
 
-fn sabotage(fd: &OwnedFd) -> Result<()> {
+/// Changes the byte in the middle.
+///
+/// # Errors
+///
+/// If it cannot be read or written.
+pub fn sabotage(fd: &OwnedFd) -> Result<()> {
     let middle = rustix::fs::fstat(fd)?.st_size as u64 / 2;
     let mut byte = [0];
     rustix::io::pread(fd, &mut byte, middle)?;
@@ -258,8 +266,8 @@ fn outcome(common: &mut Common<'_>, result: Result<()>) {
 ///
 /// # Errors
 ///
-/// If nothing could be run at all. Otherwise true if nothing failed.
-pub fn stage1(cases: &[&'static Case], options: &Options) -> Result<bool> {
+/// If nothing could be run at all.
+pub fn stage1(cases: &[&'static Case], options: &Options) -> Result<Outcome> {
     let mut report = Report::new("memfd");
     let device = LiveUpdate::open_wait(PATIENCE)?;
     let (mut sessions, mut kept) = (Vec::new(), Kept::default());
@@ -289,7 +297,7 @@ pub fn stage1(cases: &[&'static Case], options: &Options) -> Result<bool> {
         }
     }
     drop(device);
-    let good = report.end();
+    let outcome = report.end();
     if !sessions.is_empty() {
         let jobs = std::mem::take(&mut kept.jobs);
         sys::leave_behind(|| {
@@ -302,15 +310,15 @@ pub fn stage1(cases: &[&'static Case], options: &Options) -> Result<bool> {
             }
         })?;
     }
-    Ok(good)
+    Ok(outcome)
 }
 
 /// Runs the second steps of `cases`.
 ///
 /// # Errors
 ///
-/// If nothing could be run at all. Otherwise true if nothing failed.
-pub fn stage2(cases: &[&'static Case], options: &Options) -> Result<bool> {
+/// If nothing could be run at all.
+pub fn stage2(cases: &[&'static Case], options: &Options) -> Result<Outcome> {
     let mut report = Report::new("memfd");
     let device = LiveUpdate::open_wait(PATIENCE)?;
     let mut open = Vec::new();

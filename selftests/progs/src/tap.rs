@@ -2,7 +2,31 @@
 
 //! KTAP output.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    process::ExitCode, //
+};
+
+/// How it ended as a whole, as kselftest programs tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Something was tested and nothing failed.
+    Passed,
+    /// Something failed, or there was nothing to test.
+    Failed,
+    /// Nothing could be tested here.
+    Skipped,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Passed => Self::SUCCESS,
+            Outcome::Failed => Self::FAILURE,
+            Outcome::Skipped => Self::from(4),
+        }
+    }
+}
 
 /// Counts and prints results.
 #[derive(Debug, Default)]
@@ -47,8 +71,8 @@ impl Report {
         println!("ok {} {}.{name} # SKIP {why}", self.number, self.prefix);
     }
 
-    /// Prints the plan and the totals; true if nothing failed and something was tested.
-    pub fn end(self) -> bool {
+    /// Prints the plan and the totals.
+    pub fn end(self) -> Outcome {
         let Self {
             number,
             failed,
@@ -58,7 +82,11 @@ impl Report {
         let passed = number - failed - skipped;
         println!("1..{number}");
         println!("# Totals: pass:{passed} fail:{failed} skip:{skipped}");
-        failed == 0 && number > 0
+        match (failed, passed, skipped) {
+            (0, 0, 1..) => Outcome::Skipped,
+            (0, 1.., _) => Outcome::Passed,
+            _ => Outcome::Failed,
+        }
     }
 }
 
@@ -68,14 +96,22 @@ mod tests {
 
     #[test]
     fn a_failure_or_no_test_at_all_is_a_failure() {
-        assert!(!Report::new("t").end());
+        assert_eq!(Report::new("t").end(), Outcome::Failed);
         let mut report = Report::new("t");
         assert!(report.check("a", Ok::<(), String>(())));
         report.skip("b", "no reason");
         assert!(!report.check("c", Err("two\nlines")));
-        assert!(!report.end());
+        assert_eq!(report.end(), Outcome::Failed);
+    }
+
+    #[test]
+    fn skips_alone_are_no_success() {
         let mut report = Report::new("t");
         report.skip("b", "no reason");
-        assert!(report.end());
+        assert_eq!(report.end(), Outcome::Skipped);
+        let mut report = Report::new("t");
+        report.skip("b", "no reason");
+        report.check("a", Ok::<(), String>(()));
+        assert_eq!(report.end(), Outcome::Passed);
     }
 }

@@ -8,7 +8,10 @@ use crate::{
         page, //
     },
     pattern::Layout,
-    tap::Report, //
+    tap::{
+        Outcome,
+        Report, //
+    }, //
 };
 use anyhow::{
     Context,
@@ -50,7 +53,7 @@ fn inherited() -> Result<OwnedFd> {
 /// # Errors
 ///
 /// If there is no session or nothing could be preserved in it.
-pub fn preserve() -> Result<bool> {
+pub fn preserve() -> Result<Outcome> {
     let mut report = Report::new("vmm");
     let session = Session::try_from(inherited()?)?;
     let memory = memfd("guest")?;
@@ -65,7 +68,7 @@ pub fn preserve() -> Result<bool> {
 /// # Errors
 ///
 /// If there is no session or nothing could be retrieved from it.
-pub fn retrieve() -> Result<bool> {
+pub fn retrieve() -> Result<Outcome> {
     let mut report = Report::new("vmm");
     let session = IncomingSession::try_from(inherited()?)?;
     let memory = session.retrieve(MEMORY)?;
