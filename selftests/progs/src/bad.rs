@@ -7,10 +7,7 @@
 
 use crate::{
     cases::Case,
-    expect::{
-        is,
-        refused, //
-    },
+    expect::refused,
     memory::{
         memfd,
         page,
@@ -23,10 +20,9 @@ use crate::{
         Old, //
     },
     sys::{
+        given_back,
         hook,
         mem_free,
-        slack,
-        wait_mem_free,
         Setting, //
     }, //
 };
@@ -102,6 +98,9 @@ const INVALID: [Errno; 3] = [Errno::INVAL, Errno::IO, Errno::OPNOTSUPP];
 /// Length of the file: as many single pages as a huge page has, and one huge page.
 const SIZE: u64 = 2 * HUGE;
 
+/// How much of it may be missing: less than the huge page, and less than all single pages.
+const SLACK: u64 = HUGE * 3 / 4;
+
 /// Where the huge page is, in pages; also the number of its record.
 const HUGE_AT: u64 = 512;
 
@@ -170,12 +169,8 @@ fn new<const NR: usize>(new: &mut New<'_>) -> Result<()> {
     let finished = session.finish().map_err(|e| e.to_string());
     new.common.check("finish", finished);
     let files = if bad.freed == Most { 2 } else { 1 };
-    // Less than a file, so that one that is not given back is noticed.
-    let slack = slack(SIZE / 4).min(SIZE * 3 / 4);
-    let want = before + files * SIZE - slack;
-    let after = wait_mem_free(want)?;
-    let text = format!("{before} bytes were free, then {after}; {want} expected");
-    new.common.check("memory", is(after >= want, &text));
+    let memory = given_back(before, files * SIZE, SLACK)?;
+    new.common.check("memory", memory);
     Ok(())
 }
 

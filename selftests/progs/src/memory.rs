@@ -158,6 +158,19 @@ impl Drop for Map {
     }
 }
 
+/// How many of the first `len` bytes of a file are mapped by huge pages.
+pub fn huge_mapped(fd: impl AsFd, len: u64) -> io::Result<u64> {
+    let map = Map::new(fd, len, false)?;
+    map.touch();
+    let text = std::fs::read_to_string("/proc/self/smaps")?;
+    let start = format!("{:x}-", map.address());
+    let area = text.split_once(&start).map_or("", |(_, rest)| rest);
+    let line = area.lines().find_map(|l| l.strip_prefix("ShmemPmdMapped:"));
+    let kib = line.and_then(|l| l.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.map(|kib| kib << 10)
+        .ok_or_else(|| io::Error::other("/proc/self/smaps has no ShmemPmdMapped"))
+}
+
 /// The physical page numbers of a file's pages. Holes are filled by asking.
 pub fn pfns(fd: impl AsFd, size: u64) -> io::Result<Vec<u64>> {
     Map::new(fd, size.next_multiple_of(page()), false)?.pfns()

@@ -2,6 +2,10 @@
 
 //! The parts of the system that the cases look at and turn.
 
+use crate::expect::{
+    is,
+    Check, //
+};
 use anyhow::{
     bail,
     Context,
@@ -56,7 +60,7 @@ pub fn mem_free() -> Result<u64> {
 }
 
 /// Waits until at least `bytes` are free, since some of it is freed later; then the last figure.
-pub fn wait_mem_free(bytes: u64) -> Result<u64> {
+fn wait_mem_free(bytes: u64) -> Result<u64> {
     let mut free = mem_free()?;
     for _ in 0..20 {
         if free >= bytes {
@@ -66,6 +70,20 @@ pub fn wait_mem_free(bytes: u64) -> Result<u64> {
         free = mem_free()?;
     }
     Ok(free)
+}
+
+/// After `before` bytes were free, `gain` more become free, but for `slack`.
+///
+/// # Errors
+///
+/// If the free memory cannot be read.
+pub fn given_back(before: u64, gain: u64, slack: u64) -> Result<Check> {
+    let want = (before + gain).saturating_sub(slack);
+    let after = wait_mem_free(want)?;
+    let missing = (before + gain).saturating_sub(after);
+    let text = format!("{missing} of {gain} bytes are missing, {slack} may be");
+    println!("# {text}");
+    Ok(is(after >= want, &text))
 }
 
 /// Where the kernel lists memory that nothing points to.

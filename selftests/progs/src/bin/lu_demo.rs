@@ -188,6 +188,7 @@ fn hold(mib: u64) -> Result<()> {
             kexec_count(),
             format!("{:016x}", hash(&fd, size)?),
             format!("{pfns:016x}"),
+            memory::huge_mapped(&fd, size / 4)?.to_string(),
         ]
         .join("\n"),
     )?;
@@ -218,7 +219,7 @@ fn verify(mib: u64, sabotage: bool) -> Result<()> {
     let size = mib << 20;
     let facts = fs::read_to_string(format!("{STATE}/facts"))?;
     let facts: Vec<&str> = facts.lines().collect();
-    let [boot, build, release, count, sum, pfns] = facts[..] else {
+    let [boot, build, release, count, sum, pfns, huge] = facts[..] else {
         bail!("{STATE}/facts is not what `fill` writes")
     };
 
@@ -247,6 +248,7 @@ fn verify(mib: u64, sabotage: bool) -> Result<()> {
     let new_count = kexec_count();
     let position = rustix::fs::tell(&fd)?;
     let seals = rustix::fs::fcntl_get_seals(&fd)?;
+    let new_huge = memory::huge_mapped(&fd, size / 4)?.to_string();
     say("verify end");
     say("finish start");
     session.finish()?;
@@ -286,6 +288,12 @@ fn verify(mib: u64, sabotage: bool) -> Result<()> {
         sum == new_sum,
     );
     proof("same physical pages", pfns, &new_pfns, pfns == new_pfns);
+    proof(
+        "bytes in huge pages",
+        huge,
+        &new_huge,
+        huge == new_huge && huge != "0",
+    );
     proof(
         "every byte is as it was written",
         "",

@@ -5,7 +5,6 @@
 use super::Case;
 use crate::{
     expect::{
-        is,
         works,
         Check, //
     },
@@ -116,13 +115,8 @@ fn no_leak(old: &mut Old<'_>) -> Result<()> {
     let before = sys::mem_free()?;
     rounds(100)?;
     // A page for each file that is not given back would be 800 KiB.
-    let slack = sys::slack(400 << 10);
-    let after = sys::wait_mem_free(before.saturating_sub(slack))?;
-    let lost = before.saturating_sub(after);
-    old.common.check(
-        "memory",
-        is(lost <= slack, &format!("{lost} bytes are missing")),
-    );
+    let memory = sys::given_back(before, 0, sys::slack(400 << 10))?;
+    old.common.check("memory", memory);
     Ok(())
 }
 

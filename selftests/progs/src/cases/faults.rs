@@ -20,9 +20,9 @@ use crate::{
         Old, //
     },
     sys::{
+        given_back,
         mem_free,
         slack,
-        wait_mem_free,
         FailNth, //
     }, //
 };
@@ -110,13 +110,8 @@ fn preserve(old: &mut Old<'_>) -> Result<()> {
         is(refusals > 5, &format!("only {refusals} refusals")),
     );
     old.common.check("undone", undone);
-    let slack = slack(1 << 20);
-    let after = wait_mem_free(before.saturating_sub(slack))?;
-    let lost = before.saturating_sub(after);
-    old.common.check(
-        "memory",
-        is(lost < slack, &format!("{lost} bytes are missing")),
-    );
+    let memory = given_back(before, 0, slack(1 << 20))?;
+    old.common.check("memory", memory);
     Ok(())
 }
 
@@ -179,9 +174,7 @@ fn retrieve_new(new: &mut New<'_>) -> Result<()> {
     new.common.check("good", good);
     session.finish().map_err(liveupdate::Error::from)?;
     // All files are gone now, the retrieved ones too.
-    let want = before + FILES * layout().size - slack(4 << 20);
-    let after = wait_mem_free(want)?;
-    let text = format!("{before} bytes were free, then {after}; {want} expected");
-    new.common.check("memory", is(after >= want, &text));
+    let memory = given_back(before, FILES * layout().size, slack(4 << 20))?;
+    new.common.check("memory", memory);
     Ok(())
 }

@@ -9,6 +9,7 @@ use crate::{
         Check, //
     },
     memory::{
+        huge_mapped,
         memfd,
         page,
         Map,
@@ -117,29 +118,13 @@ fn huge_new(new: &mut New<'_>) -> Result<()> {
     let pages = new.same_pages(&fd, huge().size, 1);
     new.common.check("same-pages", pages);
     let before: usize = new.common.noted("count")?.unwrap_or_default().parse()?;
-    let smaps = huge_mapped(&fd)?;
+    let smaps = huge_mapped(&fd, 8 * HUGE)?;
     let enough = is(
         smaps >= before as u64 * HUGE,
         &format!("{smaps} bytes are mapped as huge pages, there were {before} huge pages"),
     );
     new.common.check("still-huge", enough);
     Ok(())
-}
-
-/// How many bytes of a file are mapped by huge pages.
-fn huge_mapped(fd: &OwnedFd) -> Result<u64> {
-    let map = Map::new(fd, 8 * HUGE, false)?;
-    map.touch();
-    let text = std::fs::read_to_string("/proc/self/smaps")?;
-    let start = format!("{:x}-", map.address());
-    let area = text.split_once(&start).map_or("", |(_, rest)| rest);
-    let line = area.lines().find_map(|l| l.strip_prefix("ShmemPmdMapped:"));
-    let kib: u64 = line
-        .unwrap_or("0 kB")
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()?;
-    Ok(kib << 10)
 }
 
 fn mixed() -> Layout {

@@ -22,11 +22,11 @@ use crate::{
     },
     sys::{
         answer,
+        given_back,
         in_child,
         mem_free,
         set,
-        slack,
-        wait_mem_free, //
+        slack, //
     }, //
 };
 use anyhow::{
@@ -127,10 +127,8 @@ fn memcg_new(new: &mut New<'_>) -> Result<()> {
     new.common.check("other-file-works", other);
     let finished = session.finish().map_err(|e| e.to_string());
     new.common.check("finish", finished);
-    let want = before + 2 * SIZE - slack(3 << 20);
-    let after = wait_mem_free(want)?;
-    let text = format!("{before} bytes were free, then {after}, for two files of {SIZE}");
-    new.common.check("memory", is(after >= want, &text));
+    let memory = given_back(before, 2 * SIZE, slack(3 << 20))?;
+    new.common.check("memory", memory);
     Ok(())
 }
 

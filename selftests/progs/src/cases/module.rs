@@ -7,6 +7,7 @@ use crate::{
     expect::{
         is,
         refused,
+        same,
         works, //
     },
     memory::{
@@ -38,7 +39,7 @@ pub(super) const CASES: &[Case] = &[
     .on_request(),
     Case::update(
         "module.missing",
-        "Without the handler its files cannot be had, and everything else can",
+        "Without the handler its files cannot be had, and those nobody asked for live until it is loaded",
         missing_old,
         missing_new,
     )
@@ -95,12 +96,18 @@ fn in_use_new(new: &mut New<'_>) -> Result<()> {
     Ok(())
 }
 
-fn retry_new(new: &mut New<'_>) -> Result<()> {
-    let early = refused(new.session()?.retrieve(Token(1)), &[Errno::NODEV]);
-    new.common.check("early", early);
+/// Loads the handler that was missing.
+fn load(new: &mut New<'_>) -> Result<()> {
     let load = "insmod /lu/stage/1/modules/*luo_memfd.ko";
     let status = Command::new("sh").args(["-c", load]).status()?;
     new.common.check("loads", is(status.success(), load));
+    Ok(())
+}
+
+fn retry_new(new: &mut New<'_>) -> Result<()> {
+    let early = refused(new.session()?.retrieve(Token(1)), &[Errno::NODEV]);
+    new.common.check("early", early);
+    load(new)?;
     let fd = new.retrieve(1)?;
     new.common.check("content", layout().verify(&fd));
     Ok(())
@@ -110,11 +117,13 @@ fn missing_old(old: &mut Old<'_>) -> Result<()> {
     let fd = memfd("missing")?;
     layout().write(&fd)?;
     old.preserve(&fd, 1)?;
-    let empty = old.new_session(".empty")?;
-    old.keep(empty);
-    let second = old.new_session(".second")?;
-    second.preserve(memfd("second")?, Token(1))?;
-    old.keep(second);
+    for suffix in [".second", ".third"] {
+        let session = old.new_session(suffix)?;
+        let fd = memfd(suffix)?;
+        layout().write(&fd)?;
+        session.preserve(&fd, Token(1))?;
+        old.keep(session);
+    }
     Ok(())
 }
 
@@ -128,14 +137,24 @@ fn missing_new(new: &mut New<'_>) -> Result<()> {
     new.common.check("dead-file", dead);
     let unknown = refused(new.session()?.retrieve(Token(2)), &[Errno::NOENT]);
     new.common.check("unknown-token", unknown);
-    let empty = new
-        .take_session(".empty")?
-        .finish()
-        .map_err(|e| e.to_string());
-    new.common.check("other-session", empty);
     let finished = new.finish().map_err(|e| format!("{e:#}"));
     new.common.check("dead-session-finishes", finished);
     drop(new.take_session(".second")?);
-    new.common.check("dead-session-closes", Ok(()));
+    let gone = new.take_session(".second").err();
+    let gone = gone
+        .as_ref()
+        .and_then(|e| e.downcast_ref::<liveupdate::Error>());
+    let errno = gone.and_then(liveupdate::Error::errno);
+    new.common
+        .check("closed-session-is-gone", same(errno, Some(Errno::NOENT)));
+    // Nothing of that has touched the session that nobody asked for.
+    load(new)?;
+    let third = new.take_session(".third")?;
+    let fd = third.retrieve(Token(1));
+    let content = fd.map_err(|e| e.to_string());
+    let content = content.and_then(|fd| layout().verify(fd));
+    new.common.check("other-session-lives", content);
+    new.common
+        .check("other-session-finishes", works(third.finish()));
     Ok(())
 }
