@@ -4,6 +4,7 @@
 
 mod hold;
 mod output;
+mod reason;
 mod session;
 mod status;
 

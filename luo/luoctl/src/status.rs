@@ -26,7 +26,10 @@ use std::{
     }, //
 };
 
-use crate::output::print;
+use crate::{
+    output::print,
+    reason::reason, //
+};
 
 const STATUS: &str = "/dev/luo_status";
 /// The version of the text that this program understands.
@@ -35,7 +38,8 @@ const VERSION: u32 = 1;
 const MAX: u64 = 16 << 20;
 
 const DETAILS: &str = "\
-This only reads /dev/luo_status, at any time and without side effects.
+This only reads /dev/luo_status, at any time and without side effects. It fails
+with the reason if no handler is there.
 
 Examples:
   luoctl status
@@ -82,7 +86,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         serde_json::to_string_pretty(&status)? + "\n"
     } else {
         tables(&status)
-    })
+    })?;
+    if status.handlers.is_empty() && args.from.is_none() {
+        bail!("nothing can be preserved: {}", reason(Path::new("/")));
+    }
+    Ok(())
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -97,17 +105,7 @@ fn explain(error: io::Error) -> anyhow::Error {
         ErrorKind::NotFound if Path::new("/sys/module/luo_rs").exists() => {
             "the module luo_rs is loaded but /dev/luo_status is not there; is /dev a devtmpfs?"
         }
-        // Looking whether the device is there is harmless, opening it is not.
-        ErrorKind::NotFound if !Path::new(liveupdate::DEVICE).exists() => {
-            "the kernel offers no live update; boot it with `kho=on liveupdate=on` on its command line \
-             and load the modules"
-        }
-        ErrorKind::NotFound => {
-            "the module luo_rs is not loaded; load it and the handlers (`modprobe luo_memfd`) before \
-             anything opens /dev/liveupdate. If the kernel refuses them, `dmesg` says why: with another \
-             version magic they are for another kernel (`make modules KDIR=...` builds them for this \
-             one), with unknown symbols this kernel lacks the patches"
-        }
+        ErrorKind::NotFound => return anyhow::Error::new(error).context(reason(Path::new("/"))),
         ErrorKind::PermissionDenied => "only root may read /dev/luo_status; run this as root",
         _ => "cannot read /dev/luo_status",
     };
@@ -161,7 +159,7 @@ fn value(text: &str) -> Value {
 fn tables(status: &Status) -> String {
     let mut out = String::new();
     if status.handlers.is_empty() {
-        out += "No handlers are loaded: no file can be preserved.\n";
+        out += "No handlers are loaded.\n";
     } else {
         let columns = ["compatible", "module", "preserved", "incoming", "bytes"];
         table(&mut out, "Handlers", &columns, &status.handlers);
