@@ -213,6 +213,10 @@ fn preserve_advice(errno: Errno) -> &'static str {
         Errno::HWPOISON => "some of its memory is broken (hardware error) and must not be handed on",
         Errno::NOSPC => "the kernel's limit of files in a session is reached; use another session",
         Errno::NOMEM => "the kernel has no memory left to pin it, fill its holes, or record it",
+        Errno::AGAIN => {
+            "some of its pages could not be pinned now, such as while they are moved; try again"
+        }
+        Errno::INTR => "a signal interrupted it, and nothing has changed; try again",
         _ => "the kernel refused",
     }
 }
@@ -233,6 +237,7 @@ fn retrieve_advice(errno: Errno) -> &'static str {
             "there is no memory left, or the memory limit of the calling process's cgroup is too \
              low for the file"
         }
+        Errno::MFILE | Errno::NFILE => "too many files are open; raise the limit (`ulimit -n`)",
         _ => "the kernel refused",
     }
 }
@@ -259,6 +264,11 @@ mod tests {
         assert!(text.contains("token 3") && text.contains("modprobe luo_memfd"));
         assert!(!text.contains(&Errno::NOENT.to_string()));
         assert_eq!(error.errno(), Some(Errno::NOENT));
+
+        for errno in [Errno::AGAIN, Errno::INTR] {
+            assert!(preserve_advice(errno).contains("try again"));
+        }
+        assert!(retrieve_advice(Errno::MFILE).contains("ulimit"));
 
         let text = Error::Open {
             source: Errno::NOENT,
