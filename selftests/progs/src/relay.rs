@@ -60,6 +60,15 @@ fn ours(round: u64) -> Layout {
     Layout::every(round, size(), 0, 3 * page(), page())
 }
 
+/// A digest of the numbers of the file's pages.
+fn places(fd: &OwnedFd) -> Result<String> {
+    let places = pfns(fd, size())?;
+    let digest = places
+        .iter()
+        .fold(0, |d, pfn| digest(d, &pfn.to_le_bytes()));
+    Ok(digest.to_string())
+}
+
 /// Takes the file from the previous kernel, verifies and changes it, and hands it on.
 ///
 /// # Errors
@@ -67,6 +76,8 @@ fn ours(round: u64) -> Layout {
 /// If it could not be tried.
 pub fn run(round: u64, last: bool, sabotage: bool, state: &Path) -> Result<Outcome> {
     let mut report = Report::new(&format!("memfd.relay.{round}"));
+    fs::create_dir_all(state)?;
+    let file = state.join("relay.pages");
     let device = LiveUpdate::open_wait(Duration::from_secs(20))?;
     let name = |round| SessionName::new(format!("lu_memfd.relay.{round}"));
     let fd = if round == 1 {
@@ -80,27 +91,20 @@ pub fn run(round: u64, last: bool, sabotage: bool, state: &Path) -> Result<Outco
             run::sabotage(&fd)?;
         }
         report.check("content", verify(&fd, round - 1));
+        // Until it is finished: afterwards they may be moved.
+        report.check("same-pages", same(places(&fd)?, fs::read_to_string(&file)?));
         session.finish().map_err(liveupdate::Error::from)?;
         fd
     };
-    fs::create_dir_all(state)?;
-    let file = state.join("relay.pages");
     ours(round).write_data(&fd)?;
-    let line = pfns(&fd, size())?;
-    let line = line
-        .iter()
-        .fold(0, |d, pfn| digest(d, &pfn.to_le_bytes()))
-        .to_string();
-    if round > 1 {
-        report.check("same-pages", same(line.clone(), fs::read_to_string(&file)?));
-    }
-    fs::write(&file, line)?;
     report.check("written", verify(&fd, round));
     if last {
         return Ok(report.end());
     }
     let session = device.create_session(&name(round)?)?;
     session.preserve(&fd, Token(round))?;
+    // Preserving may move memory once more.
+    fs::write(&file, places(&fd)?)?;
     drop(device);
     sys::leave_behind(|| ())?;
     Ok(report.end())
