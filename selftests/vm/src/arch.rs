@@ -4,9 +4,21 @@
 
 use std::env;
 use std::fmt;
-use std::path::PathBuf;
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::{
+    Path,
+    PathBuf, //
+};
 
 use clap::ValueEnum;
+use rustix::fs::{
+    open,
+    openat2,
+    Mode,
+    OFlags,
+    ResolveFlags, //
+};
 
 /// An architecture the project supports.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
@@ -100,6 +112,50 @@ pub fn top() -> PathBuf {
     }
 }
 
+/// Where a path that the user named leads.
+///
+/// In the root with the build tools, `/usr`, `/etc` and the like are the root's own, and the user means
+/// those of the machine, which `selftests/vm/enter` shows elsewhere.
+pub fn named(path: &Path) -> PathBuf {
+    match env::var_os("LIVEUPDATE_HOST") {
+        Some(host) => named_at(Path::new(&host), path),
+        None => path.to_owned(),
+    }
+}
+
+fn named_at(host: &Path, path: &Path) -> PathBuf {
+    const OURS: [&str; 7] = ["bin", "boot", "etc", "run", "sbin", "usr", "var"];
+    // A relative path starts where `enter` has gone, which is right already.
+    let Ok(inside) = path.strip_prefix("/") else {
+        return path.to_owned();
+    };
+    if path.starts_with(host) {
+        return path.to_owned();
+    }
+    // Links lead on from the machine's root, not from this one's.
+    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = open(host, directory, Mode::empty())
+        .and_then(|root| {
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            openat2(root, inside, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+        })
+        .ok()
+        .and_then(|fd| fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok())
+        .filter(|found| found.starts_with(host))
+        .unwrap_or_else(|| host.join(inside));
+    let first = found
+        .strip_prefix(host)
+        .ok()
+        .and_then(|inside| inside.iter().next()?.to_str());
+    match (first, found.strip_prefix(host)) {
+        // The same in both.
+        (Some(first), Ok(inside)) if !OURS.contains(&first) && !first.starts_with("lib") => {
+            Path::new("/").join(inside)
+        }
+        _ => found,
+    }
+}
+
 /// Where heavy things are kept.
 pub fn cache() -> PathBuf {
     env::var_os("LIVEUPDATE_CACHE").map_or_else(
@@ -109,4 +165,31 @@ pub fn cache() -> PathBuf {
         },
         PathBuf::from,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn paths_lead_where_they_lead_on_the_machine() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = dir.path().canonicalize().unwrap();
+        for name in ["boot", "srv", "etc"] {
+            fs::create_dir(host.join(name)).unwrap();
+            fs::write(host.join(name).join("x"), "").unwrap();
+        }
+        symlink("/boot/x", host.join("srv/link")).unwrap();
+        symlink("/srv", host.join("etc/link")).unwrap();
+        let at = |path: &str| named_at(&host, Path::new(path));
+
+        assert_eq!(at("/etc/x"), host.join("etc/x"));
+        assert_eq!(at("/srv/x"), Path::new("/srv/x"));
+        assert_eq!(at("/srv/link"), host.join("boot/x"));
+        assert_eq!(at("/etc/link/x"), Path::new("/srv/x"));
+        assert_eq!(at("/etc/none"), host.join("etc/none"));
+        assert_eq!(at("here"), Path::new("here"));
+    }
 }

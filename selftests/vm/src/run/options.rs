@@ -6,11 +6,15 @@
 //! in one pass from left to right.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{
+    Path,
+    PathBuf, //
+};
 use std::time::Duration;
 
 use super::Error;
 use crate::arch::{
+    named,
     Arch,
     Variant, //
 };
@@ -146,7 +150,7 @@ impl Options {
                 "--keep" => options.keep = true,
                 "--stage-kernel" => {
                     pending = Some("--stage-kernel");
-                    stage.kernel = Some(value()?.into());
+                    stage.kernel = Some(named(Path::new(&value()?)));
                 }
                 "--stage-modules" => {
                     pending = Some("--stage-modules");
@@ -247,7 +251,7 @@ fn file(value: &str) -> Result<(PathBuf, String), Error> {
         Some((source, target))
             if !source.is_empty() && target.starts_with('/') && target.len() > 1 =>
         {
-            Ok((source.into(), target.to_owned()))
+            Ok((named(Path::new(source)), target.to_owned()))
         }
         _ => Err(usage(format!(
             "--file needs SRC:DST with an absolute path DST in the machine, not {value:?}"

@@ -16,6 +16,7 @@ use super::options::{
 };
 use super::Error;
 use crate::arch::{
+    named,
     Arch,
     Build,
     Variant, //
@@ -190,8 +191,9 @@ fn modules(
 
 /// Finds a module: a path, a line of `modules.order`, or a name in which `-` and `_` are one.
 fn find(dir: &Path, name: &str) -> Result<PathBuf, Error> {
-    if name.contains('/') && Path::new(name).is_file() {
-        return Ok(name.into());
+    let path = named(Path::new(name));
+    if name.contains('/') && path.is_file() {
+        return Ok(path);
     }
     let stem = |name: &Path| Some(name.file_stem()?.to_str()?.replace('-', "_"));
     let wanted = stem(Path::new(name));
