@@ -24,6 +24,7 @@ use super::source::{
     self,
     Source, //
 };
+use super::space;
 use super::step;
 use crate::arch::{
     top,
@@ -164,6 +165,11 @@ pub fn build(build: Build) -> Result<()> {
     let key = source::digest(&parts);
     let log = |step: &str| source.home.join("logs").join(format!("{name}-{step}.log"));
 
+    let built = out.join("built.key");
+    if !built.exists() {
+        // A debug kernel takes more than a plain one, and both leave room for modules and programs.
+        space::require(&format!("building the {name} kernel"), &out, 3)?;
+    }
     let config_file = out.join("config.key");
     if fs::read_to_string(&config_file).ok().as_ref() != Some(&config_key) {
         configure(&source, &out, build, &log("config"))?;
@@ -173,7 +179,6 @@ pub fn build(build: Build) -> Result<()> {
         Arch::X86_64 => "arch/x86/boot/bzImage",
         Arch::Arm64 => "arch/arm64/boot/Image",
     });
-    let built = out.join("built.key");
     if fs::read_to_string(&built).ok().as_ref() != Some(&key) || !image.exists() {
         let target = image.file_name().context("image has a name")?;
         step::run(

@@ -6,6 +6,7 @@ pub mod kernel;
 pub mod modules;
 pub mod programs;
 mod source;
+mod space;
 mod step;
 
 use std::fs;

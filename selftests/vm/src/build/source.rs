@@ -25,9 +25,11 @@ use rustix::fs::{
     FlockOperation, //
 };
 
+use super::space;
 use super::step;
 use crate::arch::{
     cache,
+    named,
     top, //
 };
 
@@ -48,7 +50,7 @@ pub(super) struct Source {
 /// The tarball of the newest packaged 7.3, or the user's own tree.
 fn base() -> Result<PathBuf> {
     if let Some(path) = env::var_os("KERNEL_SRC").filter(|p| !p.is_empty()) {
-        let path = PathBuf::from(path);
+        let path = named(Path::new(&path));
         let makefile = fs::read_to_string(path.join("Makefile")).with_context(|| {
             format!("KERNEL_SRC={} is not a kernel source tree", path.display())
         })?;
@@ -163,6 +165,7 @@ pub(super) fn prepare() -> Result<Source> {
     let lock = fs::File::create(home.join("source.lock"))?;
     flock(&lock, FlockOperation::LockExclusive)?;
     if !tree.exists() {
+        space::require("unpacking the kernel source", &home, 3)?;
         unpack(&base, &home)?;
     }
 

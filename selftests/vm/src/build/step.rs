@@ -2,13 +2,16 @@
 
 //! A long command with a log, a progress line and an error that shows why it failed.
 
+use std::collections::VecDeque;
 use std::fs::{
     self,
     File, //
 };
 use std::io::{
+    self,
     BufRead,
     BufReader,
+    ErrorKind,
     IsTerminal,
     Write, //
 };
@@ -23,6 +26,7 @@ use std::time::{
 };
 
 use anyhow::{
+    anyhow,
     bail,
     Context,
     Result, //
@@ -31,6 +35,8 @@ use indicatif::{
     ProgressBar,
     ProgressStyle, //
 };
+
+use super::space;
 
 /// Lines of a failed step's log that are shown.
 const TAIL: usize = 30;
@@ -41,8 +47,9 @@ const QUIET: Duration = Duration::from_secs(60);
 ///
 /// The number of lines of the last run, kept beside the log, says how far this one is.
 pub(super) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
+    let unwritable = |error: io::Error| no_log(log, &error);
     if let Some(dir) = log.parent() {
-        fs::create_dir_all(dir)?;
+        fs::create_dir_all(dir).map_err(unwritable)?;
     }
     let count_file = log.with_extension("lines");
     let expected: u64 = fs::read_to_string(&count_file)
@@ -60,7 +67,8 @@ pub(super) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
         eprintln!("{what} ...");
     }
 
-    let (reader, writer) = std::io::pipe()?;
+    let mut out = File::create(log).map_err(unwritable)?;
+    let (reader, writer) = io::pipe()?;
     let mut child = command
         .stdin(Stdio::null())
         .stdout(writer.try_clone()?)
@@ -70,12 +78,22 @@ pub(super) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     // The command object keeps the pipe's write ends open; the reader would never see its end.
     command.stdout(Stdio::null()).stderr(Stdio::null());
 
-    let mut out = File::create(log)?;
     let mut lines = 0u64;
     let mut spoken = start;
+    // The log may not fit the disk that the step has just filled.
+    let mut tail = VecDeque::new();
+    let mut lost = None;
+    let mut full = false;
     for line in BufReader::new(reader).split(b'\n') {
-        out.write_all(&line?)?;
-        out.write_all(b"\n")?;
+        let Ok(line) = line else { break };
+        let written = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
+        lost = lost.or(written.err());
+        let line = String::from_utf8_lossy(&line).into_owned();
+        full |= line.contains("No space left on device");
+        if tail.len() >= TAIL {
+            tail.pop_front();
+        }
+        tail.push_back(line);
         lines += 1;
         bar.set_position(lines);
         if lines > expected {
@@ -93,18 +111,66 @@ pub(super) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     let status = child.wait()?;
     bar.finish_and_clear();
     if !status.success() {
-        let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
-        let all: Vec<&str> = text.lines().collect();
-        eprintln!("{}", all[all.len().saturating_sub(TAIL)..].join("\n"));
-        if text.contains("No space left on device") {
-            bail!("{what} failed: the disk is full; free some space or set LIVEUPDATE_CACHE to a larger disk");
+        eprintln!("{}", Vec::from(tail).join("\n"));
+        full |= lost.as_ref().is_some_and(is_full);
+        if full {
+            bail!("{what} failed: the disk is full; {}", space::advice());
         }
         bail!(
             "{what} failed ({status}); the whole log is {}",
             log.display()
         );
     }
-    fs::write(count_file, lines.to_string())?;
+    // Only the next run's progress line needs it.
+    let _ = fs::write(count_file, lines.to_string());
     eprintln!("{what}: done in {} s", start.elapsed().as_secs());
     Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
+}
+
+fn no_log(log: &Path, error: &io::Error) -> anyhow::Error {
+    let advice = match is_full(error) {
+        true => format!("; {}", space::advice()),
+        false => String::new(),
+    };
+    anyhow!("{} cannot be written: {error}{advice}", log.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str, log: &Path) -> Result<()> {
+        run("a test", Command::new("sh").args(["-c", script]), log)
+    }
+
+    #[test]
+    fn a_full_disk_is_named_and_nothing_is_left_running() {
+        let dir = tempfile::tempdir().unwrap();
+        let full = dir.path().join("full");
+        std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+        let done = dir.path().join("done");
+        // More than a pipe holds: who stopped reading would stop the step.
+        let long = format!("seq 50000; echo > {}", done.display());
+        sh(&long, &full).unwrap();
+        assert!(done.exists());
+        let error = sh("seq 50000; false", &full).unwrap_err().to_string();
+        assert!(error.contains("the disk is full"), "{error}");
+        assert!(error.contains("LIVEUPDATE_CACHE"), "{error}");
+
+        let log = dir.path().join("log");
+        let error = sh("echo no; exit 3", &log).unwrap_err().to_string();
+        assert!(error.contains(log.to_str().unwrap()), "{error}");
+        let error = sh("echo x: No space left on device; exit 1", &log);
+        assert!(error.unwrap_err().to_string().contains("is full"));
+        let nowhere = dir.path().join("log/in/a/file");
+        let error = sh("true", &nowhere).unwrap_err().to_string();
+        assert!(error.contains("cannot be written"), "{error}");
+    }
 }
