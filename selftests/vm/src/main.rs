@@ -63,8 +63,12 @@ enum Command {
         /// The kernel tree (its O= directory).
         kdir: std::path::PathBuf,
     },
-    /// Builds the static guest programs.
-    Programs(Target),
+    /// Builds luoctl for hosts.
+    Programs {
+        /// Architecture.
+        #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+        arch: Arch,
+    },
     /// Runs the tests; prints KTAP.
     Check(check::Options),
     /// A memfd survives an update of the kernel under it.
@@ -84,7 +88,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Run { args } => return Ok(lab::run::main(args)),
         Command::Kernel(target) => build::everything(target.build())?,
         Command::Modules { kdir } => build::modules::for_tree(&kdir)?,
-        Command::Programs(target) => build::programs::build(target.arch)?,
+        Command::Programs { arch } => build::programs::for_host(arch)?,
         Command::Check(options) => return check::main(&options),
         Command::Demo { arch } => return demo::main(arch),
         Command::Bench(options) => return bench::main(&options),

@@ -3,10 +3,7 @@
 //! The project's kernel modules.
 
 use std::fs;
-use std::path::{
-    Path,
-    PathBuf, //
-};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{
@@ -21,6 +18,7 @@ use super::source::SERIES;
 use super::step;
 use crate::arch::{
     cache,
+    named,
     top,
     Arch,
     Build, //
@@ -95,6 +93,15 @@ fn option<'a>(config: &'a str, name: &str) -> Option<&'a str> {
         .find_map(|l| l.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// The version in what `rustc --version` prints, as the kernel's configuration has it.
+fn rustc_version(text: &str) -> Option<String> {
+    let number = text.strip_prefix("rustc ")?.split([' ', '-']).next()?;
+    let mut parts = number.split('.').map(|part| part.parse::<u32>().ok());
+    let mut part = || parts.next().flatten();
+    let (major, minor, patch) = (part()?, part()?, part()?);
+    Some((major * 100_000 + minor * 100 + patch).to_string())
+}
+
 /// Whether a kernel release is one that the modules are for.
 fn is_supported(release: &str) -> bool {
     let rest = release.trim().strip_prefix(SERIES);
@@ -107,6 +114,13 @@ fn is_supported(release: &str) -> bool {
 ///
 /// If the tree is not prepared, lacks an option or the exports, or the build fails.
 pub fn for_tree(kdir: &Path) -> Result<()> {
+    if !kdir.exists() && named(kdir).exists() {
+        bail!(
+            "KDIR={} is hidden by the root with the build tools: move or copy the tree to another place, \
+             such as /srv",
+            kdir.display()
+        );
+    }
     let kdir = fs::canonicalize(kdir)
         .with_context(|| format!("KDIR={} does not exist", kdir.display()))?;
     let config = fs::read_to_string(kdir.join(".config")).with_context(|| {
@@ -115,12 +129,19 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
             kdir.display()
         )
     })?;
-    let release = fs::read_to_string(kdir.join("include/config/kernel.release"));
-    if let Some(release) = release.ok().filter(|r| !is_supported(r)) {
+    let unbuilt = |name: &str| {
+        format!(
+            "{} has no {name}: build that kernel (make) before its modules",
+            kdir.display()
+        )
+    };
+    let release = "include/config/kernel.release";
+    let release = fs::read_to_string(kdir.join(release)).with_context(|| unbuilt(release))?;
+    let release = release.trim();
+    if !is_supported(release) {
         bail!(
-            "the kernel in {} is {}: the modules and the series in patches/ are for Linux {SERIES}",
-            kdir.display(),
-            release.trim()
+            "the kernel in {} is {release}: the modules and the series in patches/ are for Linux {SERIES}",
+            kdir.display()
         );
     }
     for name in ["CONFIG_RUST", "CONFIG_MODULES", "CONFIG_LIVEUPDATE"] {
@@ -131,12 +152,19 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
             );
         }
     }
-    let symvers = fs::read_to_string(kdir.join("Module.symvers")).with_context(|| {
-        format!(
-            "{} has no Module.symvers: build that kernel (make) before its modules",
-            kdir.display()
-        )
-    })?;
+    let theirs = option(&config, "CONFIG_RUSTC_VERSION").unwrap_or_default();
+    let ours = Command::new("rustc").arg("--version").output()?.stdout;
+    let ours = String::from_utf8_lossy(&ours).trim().to_owned();
+    if rustc_version(&ours).as_deref() != Some(theirs) {
+        bail!(
+            "the kernel in {} was built with {}, and the tools here have {ours}: modules in Rust need the \
+             kernel's own compiler. Build the kernel with these tools (selftests/vm/enter make LLVM=1 ...)",
+            kdir.display(),
+            option(&config, "CONFIG_RUSTC_VERSION_TEXT").unwrap_or("another rustc")
+        );
+    }
+    let symvers = "Module.symvers";
+    let symvers = fs::read_to_string(kdir.join(symvers)).with_context(|| unbuilt(symvers))?;
     for symbol in [
         "liveupdate_register_file_handler",
         "kho_try_restore_folios",
@@ -155,8 +183,10 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
         Arch::X86_64
     };
     let source = fs::canonicalize(kdir.join("source")).unwrap_or_else(|_| kdir.clone());
-    let out: PathBuf = top().join("build").join(arch.name()).join("modules");
-    let work = top().join("build").join(arch.name()).join("modules-work");
+    // Not those of the lab's kernel, which the runner loads.
+    let dir = top().join("build").join(arch.name());
+    let out = dir.join(format!("modules-for-{release}"));
+    let work = dir.join(format!("modules-for-{release}-work"));
     fs::create_dir_all(&work)?;
     let mut command = if source == kdir {
         let mut c = Command::new("make");
@@ -179,7 +209,9 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
     publish(&work, &out)?;
     sign(&kdir, &source, &config, &out)?;
     eprintln!(
-        "the modules are in {}, modules.order has the order to load them in",
+        "the modules are in {}; to install them on the machine that runs {release}:\n\
+         \x20 install -D -m 644 -t /lib/modules/{release}/updates {}/*.ko && depmod {release}",
+        out.display(),
         out.display()
     );
     Ok(())
@@ -249,6 +281,18 @@ fn sign(kdir: &Path, source: &Path, config: &str, out: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compilers_have_the_kernels_numbers() {
+        let version = |text| rustc_version(text);
+        let debian = version("rustc 1.96.0 (abc 2026-05-01) (built from a source tarball)");
+        assert_eq!(debian.as_deref(), Some("109600"));
+        assert_eq!(
+            version("rustc 1.98.1-nightly (x)").as_deref(),
+            Some("109801")
+        );
+        assert_eq!(version("clang 19"), None);
+    }
 
     #[test]
     fn only_the_series_release_is_supported() {

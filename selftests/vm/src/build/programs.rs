@@ -119,12 +119,8 @@ fn upstream(arch: Arch, bin: &Path) -> Result<()> {
         .try_for_each(|name| install(&work.join(name), &bin.join(name)))
 }
 
-/// Brings the guest programs of one architecture up to date.
-///
-/// # Errors
-///
-/// If a build fails.
-pub fn build(arch: Arch) -> Result<()> {
+/// Builds some of our own programs, static, into `build/ARCH/bin`.
+fn ours(arch: Arch, programs: &[(&str, &str)], what: &str) -> Result<PathBuf> {
     let bin = top().join("build").join(arch.name()).join("bin");
     fs::create_dir_all(&bin)?;
     let triple = arch.triple();
@@ -144,11 +140,11 @@ pub fn build(arch: Arch) -> Result<()> {
             "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER",
             "aarch64-linux-gnu-gcc",
         );
-    for (package, name) in OURS {
+    for (package, name) in programs {
         cargo.args(["-p", package, "--bin", name]);
     }
     step::run(
-        &format!("building the guest programs ({arch})"),
+        &format!("building {what} ({arch})"),
         &mut cargo,
         &cache().join("logs").join(format!("{arch}-programs.log")),
     )?;
@@ -156,9 +152,33 @@ pub fn build(arch: Arch) -> Result<()> {
         bail!("CARGO_TARGET_DIR is not set: use selftests/vm/lab");
     };
     let from = PathBuf::from(target).join(triple).join("release");
-    for (_, name) in OURS {
+    for (_, name) in programs {
         install(&from.join(name), &bin.join(name))?;
     }
+    Ok(bin)
+}
+
+/// Brings the guest programs of one architecture up to date.
+///
+/// # Errors
+///
+/// If a build fails.
+pub fn build(arch: Arch) -> Result<()> {
+    let bin = ours(arch, &OURS, "the guest programs")?;
     install(&busybox(arch)?, &bin.join("busybox"))?;
     upstream(arch, &bin)
+}
+
+/// Builds the programs that a host needs; they run on any distribution.
+///
+/// # Errors
+///
+/// If the build fails.
+pub fn for_host(arch: Arch) -> Result<()> {
+    let bin = ours(arch, &[("luoctl", "luoctl")], "luoctl")?;
+    eprintln!(
+        "luoctl is {}; it needs nothing else, copy it to /usr/local/sbin of the host",
+        bin.join("luoctl").display()
+    );
+    Ok(())
 }
