@@ -7,7 +7,6 @@
 
 mod cmdline;
 mod cpio;
-mod help;
 mod host;
 mod kvm;
 mod machine;
@@ -161,12 +160,18 @@ impl Sink for Terminal {
     }
 }
 
+/// What `--help` prints; `selftests/vm/run` does so without this program.
+fn help() -> &'static str {
+    let text = include_str!("run/help.txt");
+    text.split_once('\n').map_or(text, |(_licence, help)| help)
+}
+
 /// The command.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let options = match Options::parse(args) {
         Ok(Some(options)) => options,
         Ok(None) => {
-            print!("{}", help::HELP);
+            print!("{}", help());
             return ExitCode::SUCCESS;
         }
         Err(error) => {
