@@ -5,13 +5,14 @@
 ARCH_ARGS = $(if $(ARCH),--arch $(ARCH))
 LAB = selftests/vm/lab
 
-.PHONY: help demo check bench modules kernel lint clean
+.PHONY: help demo check bench modules programs kernel lint clean
 help:
 	@echo 'make demo    [ARCH=x86_64|arm64]                              a memfd survives a kernel update, from a bare checkout'
 	@echo 'make check   [ARCH=x86_64|arm64] [T=glob] [VARIANT=plain|debug]  all tests, KTAP'
 	@echo 'make bench   [T=glob]                                         measurements in guest instructions'
 	@echo 'make kernel  ARCH=x86_64|arm64 [VARIANT=plain|debug]          the lab kernel, modules and programs'
 	@echo 'make modules KDIR=/path/to/kernel/build                       the modules for your own kernel'
+	@echo 'make programs [ARCH=x86_64|arm64]                             luoctl for your own host: build/ARCH/bin/luoctl'
 	@echo 'make lint                                                     formatting, lints, licences, checkpatch'
 	@echo 'selftests/vm/run --help                                       stages of your own, with a live update between them'
 	@echo
@@ -32,7 +33,10 @@ kernel:
 
 modules:
 	@[ -n "$(KDIR)" ] || { echo 'make modules needs KDIR=/path/to/kernel/build' >&2; exit 2; }
-	@$(LAB) modules $(KDIR)
+	@KDIR='$(abspath $(KDIR))' $(LAB) modules '$(abspath $(KDIR))'
+
+programs:
+	@$(LAB) programs $(ARCH_ARGS)
 
 lint:
 	@$(LAB) lint
