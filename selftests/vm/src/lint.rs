@@ -189,7 +189,7 @@ pub fn main() -> Result<ExitCode> {
     good &= quiet("licences of dependencies", &mut dependencies())?;
 
     let plain = Build::new(Arch::X86_64, Variant::Plain);
-    build::kernel::build(plain)?;
+    let _kernel = build::kernel::build(plain)?;
     good &= build::modules::clippy(plain)?;
     let tree = fs::canonicalize(plain.dir().join("kernel/source"))?;
     for patch in files

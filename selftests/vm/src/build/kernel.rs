@@ -136,16 +136,23 @@ fn configure(source: &Source, out: &Path, build: Build, log: &Path) -> Result<()
     Ok(())
 }
 
+/// A kernel that is up to date, and stays so as long as this exists: several checkouts share the tree
+/// of each build, and may have other patches.
+#[must_use]
+pub struct UpToDate {
+    _source: Source,
+    _lock: fs::File,
+}
+
 /// Brings the kernel of a build up to date.
 ///
 /// # Errors
 ///
 /// If the source cannot be had, an option does not take, or the build fails.
-pub fn build(build: Build) -> Result<()> {
+pub fn build(build: Build) -> Result<UpToDate> {
     let source = source::prepare()?;
     let name = build.name();
     let out = source.home.join(&name);
-    // Several checkouts share one tree of each build.
     let lock = fs::File::create(source.home.join(format!("{name}.lock")))?;
     flock(&lock, FlockOperation::LockExclusive)?;
     let dir = build.dir();
@@ -180,6 +187,8 @@ pub fn build(build: Build) -> Result<()> {
         Arch::Arm64 => "arch/arm64/boot/Image",
     });
     if fs::read_to_string(&built).ok().as_ref() != Some(&key) || !image.exists() {
+        // What is there is a mixture until the build has succeeded.
+        let _ = fs::remove_file(&built);
         let target = image.file_name().context("image has a name")?;
         step::run(
             &format!("building the {name} kernel (10 to 20 minutes when nothing is cached)"),
@@ -195,5 +204,8 @@ pub fn build(build: Build) -> Result<()> {
         fs::copy(&image, &copy).with_context(|| format!("{} cannot be written", copy.display()))?;
         fs::write(dir.join("kernel.key"), &key)?;
     }
-    Ok(())
+    Ok(UpToDate {
+        _source: source,
+        _lock: lock,
+    })
 }

@@ -28,7 +28,7 @@ use crate::arch::{
 ///
 /// A sentence about the step that failed, with the end of its log.
 pub fn everything(build: Build) -> Result<()> {
-    kernel::build(build)?;
+    let _kernel = kernel::build(build)?;
     modules::build(build)?;
     programs::build(build.arch)
 }

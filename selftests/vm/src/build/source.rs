@@ -45,6 +45,8 @@ pub(super) struct Source {
     pub(super) tree: PathBuf,
     /// What it is made from: the base and every patch.
     pub(super) key: String,
+    /// Held as long as this exists: a checkout with other patches must not change the tree.
+    _lock: fs::File,
 }
 
 /// The tarball of the newest packaged 7.3, or the user's own tree.
@@ -154,7 +156,7 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Brings the patched tree up to date.
+/// Brings the patched tree up to date, and keeps it so as long as the result exists.
 pub(super) fn prepare() -> Result<Source> {
     let base = base()?;
     let meta = fs::metadata(&base)?;
@@ -163,10 +165,40 @@ pub(super) fn prepare() -> Result<Source> {
     let tree = home.join("src");
     fs::create_dir_all(&home)?;
     let lock = fs::File::create(home.join("source.lock"))?;
-    flock(&lock, FlockOperation::LockExclusive)?;
+    loop {
+        lock_tree(&lock, FlockOperation::LockExclusive)?;
+        let key = patch_tree(&base, &stamp, &home, &tree)?;
+        // In between, somebody with other patches may get it.
+        lock_tree(&lock, FlockOperation::LockShared)?;
+        if fs::read_to_string(home.join("series.key")).is_ok_and(|k| k == key) {
+            return Ok(Source {
+                home,
+                tree,
+                key,
+                _lock: lock,
+            });
+        }
+    }
+}
+
+/// Waits for the tree, and says so if that takes long.
+fn lock_tree(lock: &fs::File, how: FlockOperation) -> Result<()> {
+    let at_once = match how {
+        FlockOperation::LockShared => FlockOperation::NonBlockingLockShared,
+        _ => FlockOperation::NonBlockingLockExclusive,
+    };
+    if flock(lock, at_once).is_err() {
+        eprintln!("waiting for another checkout that is using the kernel source ...");
+        flock(lock, how)?;
+    }
+    Ok(())
+}
+
+/// Applies this checkout's patches to the tree, unless it has them. Returns the key of the result.
+fn patch_tree(base: &Path, stamp: &str, home: &Path, tree: &Path) -> Result<String> {
     if !tree.exists() {
         space::require("unpacking the kernel source", &home, 3)?;
-        unpack(&base, &home)?;
+        unpack(base, home)?;
     }
 
     let patches = patches()?;
@@ -178,7 +210,7 @@ pub(super) fn prepare() -> Result<Source> {
     parts.extend(texts.iter().map(|t| t.as_bytes()));
     let key = digest(&parts);
     if fs::read_to_string(home.join("series.key")).is_ok_and(|k| k == key) {
-        return Ok(Source { home, tree, key });
+        return Ok(key);
     }
 
     // Pristine copies of every file that any series has touched.
@@ -229,5 +261,5 @@ pub(super) fn prepare() -> Result<Source> {
         mirror(&work.join(file), &tree.join(file))?;
     }
     fs::write(home.join("series.key"), &key)?;
-    Ok(Source { home, tree, key })
+    Ok(key)
 }
