@@ -28,8 +28,10 @@ use crate::arch::{
 ///
 /// A sentence about the step that failed, with the end of its log.
 pub fn everything(build: Build) -> Result<()> {
-    let _kernel = kernel::build(build)?;
+    let kernel = kernel::build(build)?;
     modules::build(build)?;
+    // Programs lock the source by themselves.
+    drop(kernel);
     programs::build(build.arch)
 }
 
