@@ -59,10 +59,10 @@ fn off(cmdline: &str) -> String {
 
 /// Whether the last setting of a parameter is one that the kernel takes for on.
 fn is_on(cmdline: &str, name: &str) -> bool {
-    let values = cmdline
+    let mut values = cmdline
         .split_whitespace()
         .filter_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-    let value = values.last().unwrap_or_default().to_ascii_lowercase();
+    let value = values.next_back().unwrap_or_default().to_ascii_lowercase();
     value.starts_with(['y', 't', '1', 'e']) || value.starts_with("on")
 }
 

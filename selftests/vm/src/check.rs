@@ -69,7 +69,7 @@ enum Verdict {
 
 /// What is run: a declared test on a build, or a command on the host.
 enum Job {
-    Vm(Declared, Build),
+    Vm(Box<Declared>, Build),
     Host(host::HostTest),
 }
 
@@ -167,7 +167,8 @@ fn select(options: &Options) -> Result<Vec<Job>> {
     for test in declared::load()? {
         for &arch in &arches {
             if test.runs_on(arch, options.variant) {
-                jobs.push(Job::Vm(test.clone(), Build::new(arch, options.variant)));
+                let build = Build::new(arch, options.variant);
+                jobs.push(Job::Vm(Box::new(test.clone()), build));
             }
         }
     }
