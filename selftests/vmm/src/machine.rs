@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A guest: memory, devices and vCPUs, made new or from a state.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use kvm_ioctls::{
+    Kvm,
+    VmFd, //
+};
+use rustix::fs::{
+    memfd_create,
+    MemfdFlags, //
+};
+use zerocopy::{
+    FromBytes,
+    Immutable,
+    IntoBytes,
+    KnownLayout, //
+};
+
+use crate::arch;
+use crate::devices::Devices;
+use crate::guest::Guest;
+use crate::memory::{
+    Backend,
+    Memory, //
+};
+use crate::state::{
+    Kind,
+    State,
+    Writer, //
+};
+use crate::timeline::Timeline;
+use crate::vcpu::Vcpus;
+use crate::watch::Watch;
+
+const MAX_VCPUS: usize = 8;
+/// The sums of memory are there.
+const CHECKED: u32 = 1;
+
+/// What a state says of its guest as a whole.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Record {
+    /// Size of the memory.
+    pub(crate) size: u64,
+    /// The last heartbeat.
+    pub(crate) beat: u64,
+    /// The checksum of all memory.
+    pub(crate) checksum: u64,
+    /// The digest of the numbers of its physical pages.
+    pub(crate) pages: u64,
+    pub(crate) vcpus: u32,
+    pub(crate) backend: u32,
+    pub(crate) flags: u32,
+    pub(crate) reserved: u32,
+}
+
+impl Record {
+    /// Reads the record and checks it against what this VMM can do.
+    pub(crate) fn read(state: &State) -> Result<Self> {
+        let record: Self = state.get(Kind::Guest, 0)?;
+        ensure!(
+            record.flags & !CHECKED == 0 && record.reserved == 0,
+            "the state has properties that this VMM does not know"
+        );
+        limits(record.vcpus as usize, record.size)?;
+        Ok(record)
+    }
+
+    pub(crate) fn is_checked(&self) -> bool {
+        self.flags & CHECKED != 0
+    }
+}
+
+fn limits(vcpus: usize, size: u64) -> Result<()> {
+    ensure!(
+        (1..=MAX_VCPUS).contains(&vcpus),
+        "a guest has 1 to {MAX_VCPUS} vCPUs, not {vcpus}"
+    );
+    ensure!(
+        (4 << 20..=arch::RAM_MAX).contains(&size),
+        "a guest has 4 to {} MiB of memory",
+        arch::RAM_MAX >> 20
+    );
+    Ok(())
+}
+
+/// A guest. Its vCPUs come first, so that nothing runs when its memory goes.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) vcpus: Vcpus,
+    vm: VmFd,
+    devices: Arc<Devices>,
+    pub(crate) memory: Memory,
+    pub(crate) watch: Arc<Watch>,
+    /// How fast [`arch::counter`] counts.
+    pub(crate) hz: u64,
+}
+
+impl Machine {
+    /// A new guest that is ready to start.
+    pub(crate) fn new(
+        name: &str,
+        guest: &Guest,
+        backend: Backend,
+        size: u64,
+        vcpus: usize,
+    ) -> Result<Self> {
+        limits(vcpus, size)?;
+        let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
+        let memory = Memory::create(backend, size)?;
+        let vm = arch::create_vm(&kvm)?;
+        memory.attach(&vm)?;
+        let fds = arch::create_vcpus(&kvm, &vm, vcpus)?;
+        arch::boot(guest, &memory, &vm, &fds)?;
+        let watch = Arc::new(Watch::default());
+        let devices = Arc::new(Devices::new(&vm, name, &watch)?);
+        let hz = fds.first().map_or(Ok(0), arch::hz)?;
+        Ok(Self {
+            vcpus: Vcpus::new(fds, &devices, &watch)?,
+            vm,
+            devices,
+            memory,
+            watch,
+            hz,
+        })
+    }
+
+    /// A guest that goes on from a state, ready to start.
+    pub(crate) fn restore(name: &str, state: &State, memory: Memory) -> Result<Self> {
+        let record = Record::read(state)?;
+        let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
+        let vm = arch::create_vm(&kvm)?;
+        memory.attach(&vm)?;
+        let fds = arch::create_vcpus(&kvm, &vm, record.vcpus as usize)?;
+        let hz = fds.first().map_or(Ok(0), arch::hz)?;
+        arch::restore_vm(&vm, state, hz)?;
+        for (number, vcpu) in fds.iter().enumerate() {
+            arch::restore_vcpu(number, vcpu, state).with_context(|| format!("vCPU {number}"))?;
+        }
+        let watch = Arc::new(Watch::from(record.beat));
+        let devices = Arc::new(Devices::restore(&vm, name, &watch, state)?);
+        let vcpus = Vcpus::new(fds, &devices, &watch)?;
+        arch::restored(&vm, &vcpus, state)?;
+        Ok(Self {
+            vcpus,
+            vm,
+            devices,
+            memory,
+            watch,
+            hz,
+        })
+    }
+
+    /// Saves the guest, whose vCPUs are stopped, into a memfd.
+    pub(crate) fn save(&self, timeline: &mut Timeline, check: bool) -> Result<File> {
+        let mut writer = Writer::default();
+        self.vcpus
+            .each(|number, vcpu| arch::save_vcpu(number, vcpu, &mut writer))?;
+        arch::save_vm(&self.vm, &self.vcpus, &mut writer).context("the VM's state")?;
+        self.devices.save(&mut writer)?;
+        timeline.mark();
+
+        let mut record = Record {
+            size: self.memory.size(),
+            beat: self.watch.progress().beat,
+            checksum: 0,
+            pages: 0,
+            vcpus: u32::try_from(self.vcpus.len())?,
+            backend: self.memory.backend().number(),
+            flags: 0,
+            reserved: 0,
+        };
+        if check {
+            record.checksum = self.memory.checksum()?;
+            record.pages = self.memory.pages()?;
+            record.flags = CHECKED;
+        }
+        writer.put(Kind::Guest, 0, &record)?;
+        timeline.mark();
+        writer.put_list(Kind::Timeline, 0, timeline.ticks())?;
+
+        let mut file = File::from(memfd_create("guest-state", MemfdFlags::CLOEXEC)?);
+        file.write_all(&writer.finish()?)?;
+        Ok(file)
+    }
+}

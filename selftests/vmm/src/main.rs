@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A small VMM whose guests live through an update of the host's kernel.
+//!
+//! `vmm run` has a guest in the foreground. `vmm suspend` asks it to stop the guest and to put it into
+//! a session of `/dev/liveupdate`; the process stays, because it holds the session. After the kexec,
+//! `vmm resume` takes the guest over. If there is no kexec, `vmm continue` lets it run on.
+
+mod arch;
+mod control;
+mod devices;
+mod guest;
+mod handover;
+mod host;
+mod machine;
+mod memory;
+mod state;
+mod timeline;
+mod tiny;
+mod vcpu;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{
+    Context,
+    Result, //
+};
+use clap::{
+    Parser,
+    Subcommand, //
+};
+
+use crate::control::Request;
+use crate::guest::Guest;
+use crate::host::{
+    Host,
+    Resume,
+    Step, //
+};
+use crate::machine::Machine;
+use crate::memory::Backend;
+
+#[derive(Debug, Parser)]
+#[command(about = "Runs guests that live through an update of the host's kernel")]
+struct Cli {
+    /// The guest's name, and that of its session.
+    #[arg(long, global = true, default_value = "vm")]
+    name: String,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Boot a guest and have it in the foreground.
+    Run {
+        /// What its memory is made of.
+        #[arg(long, value_enum, default_value_t = Backend::Memfd)]
+        memory: Backend,
+        /// Size of its memory in MiB.
+        #[arg(long, default_value_t = 64)]
+        mib: u64,
+        /// Number of its vCPUs.
+        #[arg(long, default_value_t = 1)]
+        cpus: usize,
+        /// A Linux kernel to boot; without it, a tiny counting guest runs.
+        #[arg(long)]
+        kernel: Option<PathBuf>,
+        /// The one program in the kernel's initrd.
+        #[arg(long, default_value = "/lu/bin/vmm-guest")]
+        init: PathBuf,
+        /// More for the kernel's command line.
+        #[arg(long, default_value = "")]
+        append: String,
+    },
+    /// Stop a guest and put it into a session.
+    Suspend {
+        /// Have `luoctl hold` keep the session, at this socket.
+        #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = liveupdate::hold::SOCKET)]
+        hold: Option<PathBuf>,
+        /// Save checksums of the memory and its physical pages, to be compared at resume.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Let a suspended guest run on in the old kernel.
+    Continue,
+    /// Take a guest over from the previous kernel and have it in the foreground.
+    Resume {
+        /// Get the session from `luoctl hold`, at this socket.
+        #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = liveupdate::hold::SOCKET)]
+        hold: Option<PathBuf>,
+        /// Do not compare checksums.
+        #[arg(long)]
+        skip_check: bool,
+        /// For tests: change one byte of memory first.
+        #[arg(long)]
+        damage: bool,
+        /// For tests: die at this point.
+        #[arg(long, value_enum)]
+        die_after: Option<Step>,
+    },
+    /// Wait until the VMM has seen this many heartbeats; fail if the guest found an error.
+    Wait {
+        #[arg(long, default_value_t = 1)]
+        beats: u64,
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// End a guest.
+    Stop,
+}
+
+fn perform(cli: Cli) -> Result<()> {
+    let name = cli.name;
+    match cli.action {
+        Action::Run {
+            memory,
+            mib,
+            cpus,
+            kernel,
+            init,
+            append,
+        } => {
+            let listener = control::listen(&name)?;
+            let size = mib.checked_mul(1 << 20).context("too much memory")?;
+            let guest = match kernel {
+                None => Guest::Tiny,
+                Some(kernel) => Guest::Linux {
+                    kernel,
+                    initrd: guest::initrd(&init)?,
+                    cmdline: append,
+                },
+            };
+            let machine = Machine::new(&name, &guest, memory, size, cpus)?;
+            Host::new(&name, machine).run(&listener)
+        }
+        Action::Resume {
+            hold,
+            skip_check,
+            damage,
+            die_after,
+        } => {
+            let listener = control::listen(&name)?;
+            let how = Resume {
+                hold: hold.as_deref(),
+                skip_check,
+                damage,
+                die_after,
+            };
+            host::resume(&name, &listener, &how)
+        }
+        Action::Suspend { hold, check } => tell(&name, &Request::Suspend { hold, check }),
+        Action::Continue => tell(&name, &Request::Continue),
+        Action::Wait { beats, seconds } => tell(&name, &Request::Wait { beats, seconds }),
+        Action::Stop => tell(&name, &Request::Stop),
+    }
+}
+
+fn tell(name: &str, request: &Request) -> Result<()> {
+    let progress = control::ask(name, request)?;
+    println!("VMM {name}: heartbeat {} {}", progress.beat, progress.report);
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vmm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
