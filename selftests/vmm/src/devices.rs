@@ -13,15 +13,10 @@ use std::sync::{
     PoisonError, //
 };
 
-use anyhow::{
-    bail,
-    Result, //
-};
-use kvm_ioctls::VmFd;
-
 use crate::arch::{
     self,
-    Uart, //
+    Uart,
+    Vm, //
 };
 use crate::state::{
     Kind,
@@ -29,6 +24,10 @@ use crate::state::{
     Writer, //
 };
 use crate::watch::Watch;
+use anyhow::{
+    bail,
+    Result, //
+};
 
 /// A longer line is cut.
 const LINE: usize = 1024;
@@ -42,7 +41,7 @@ pub(crate) struct Devices {
 
 impl Devices {
     /// New devices.
-    pub(crate) fn new(vm: &VmFd, name: &str, watch: &Arc<Watch>) -> Result<Self> {
+    pub(crate) fn new(vm: &Vm, name: &str, watch: &Arc<Watch>) -> Result<Self> {
         let console = Console::new(name, watch, Vec::new());
         Ok(Self {
             uart: Mutex::new(Uart::new(vm, console)?),
@@ -51,12 +50,7 @@ impl Devices {
     }
 
     /// The devices as they were saved.
-    pub(crate) fn restore(
-        vm: &VmFd,
-        name: &str,
-        watch: &Arc<Watch>,
-        state: &State,
-    ) -> Result<Self> {
+    pub(crate) fn restore(vm: &Vm, name: &str, watch: &Arc<Watch>, state: &State) -> Result<Self> {
         let line = state.bytes(Kind::Line, 0)?;
         if line.len() > LINE {
             bail!("the saved line of the console is too long");

@@ -156,6 +156,13 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner);
         ensure!(suspended.is_none(), "the guest is suspended already");
         let machine = &self.machine;
+        let faults = machine.watch.progress().faults;
+        // It would look in the new kernel as if the update had done it.
+        ensure!(
+            faults.is_empty(),
+            "the guest is not well: {}",
+            faults.join("; ")
+        );
         let session = Keeper::new(&self.name, hold)?.create()?;
         let kept = (|| {
             // The bulk goes first, while the guest still runs.

@@ -11,10 +11,7 @@ use anyhow::{
     Context,
     Result, //
 };
-use kvm_ioctls::{
-    Kvm,
-    VmFd, //
-};
+use kvm_ioctls::Kvm;
 use rustix::fs::{
     memfd_create,
     MemfdFlags, //
@@ -26,7 +23,10 @@ use zerocopy::{
     KnownLayout, //
 };
 
-use crate::arch;
+use crate::arch::{
+    self,
+    Vm, //
+};
 use crate::devices::Devices;
 use crate::guest::Guest;
 use crate::memory::{
@@ -98,7 +98,7 @@ fn limits(vcpus: usize, size: u64) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Machine {
     pub(crate) vcpus: Vcpus,
-    vm: VmFd,
+    vm: Vm,
     devices: Arc<Devices>,
     pub(crate) memory: Memory,
     pub(crate) watch: Arc<Watch>,
@@ -119,9 +119,9 @@ impl Machine {
         let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
         let memory = Memory::create(backend, size)?;
         let vm = arch::create_vm(&kvm)?;
-        memory.attach(&vm)?;
+        memory.attach(&vm.fd)?;
         let fds = arch::create_vcpus(&kvm, &vm, vcpus)?;
-        arch::boot(guest, &memory, &vm, &fds)?;
+        arch::boot(guest, &memory, &fds)?;
         let watch = Arc::new(Watch::default());
         let devices = Arc::new(Devices::new(&vm, name, &watch)?);
         let hz = fds.first().map_or(Ok(0), arch::hz)?;
@@ -140,19 +140,19 @@ impl Machine {
         let record = Record::read(state)?;
         let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
         let vm = arch::create_vm(&kvm)?;
-        memory.attach(&vm)?;
+        memory.attach(&vm.fd)?;
         let fds = arch::create_vcpus(&kvm, &vm, record.vcpus as usize)?;
         let hz = fds.first().map_or(Ok(0), arch::hz)?;
         arch::restore_vm(&vm, state, hz)?;
         for (number, vcpu) in fds.iter().enumerate() {
-            arch::restore_vcpu(number, vcpu, state).with_context(|| format!("vCPU {number}"))?;
+            arch::restore_vcpu(number, vcpu, state, hz)
+                .with_context(|| format!("vCPU {number}"))?;
         }
+        arch::restore_interrupts(&vm, fds.len(), state)?;
         let watch = Arc::new(Watch::from(record.beat));
         let devices = Arc::new(Devices::restore(&vm, name, &watch, state)?);
-        let vcpus = Vcpus::new(fds, &devices, &watch)?;
-        arch::restored(&vm, &vcpus, state)?;
         Ok(Self {
-            vcpus,
+            vcpus: Vcpus::new(fds, &devices, &watch)?,
             vm,
             devices,
             memory,
@@ -166,7 +166,7 @@ impl Machine {
         let mut writer = Writer::default();
         self.vcpus
             .each(|number, vcpu| arch::save_vcpu(number, vcpu, &mut writer))?;
-        arch::save_vm(&self.vm, &self.vcpus, &mut writer).context("the VM's state")?;
+        arch::save_vm(&self.vm, self.vcpus.len(), &mut writer).context("the VM's state")?;
         self.devices.save(&mut writer)?;
         timeline.mark();
 

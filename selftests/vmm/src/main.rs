@@ -160,7 +160,10 @@ fn perform(cli: Cli) -> Result<()> {
 
 fn tell(name: &str, request: &Request) -> Result<()> {
     let progress = control::ask(name, request)?;
-    println!("VMM {name}: heartbeat {} {}", progress.beat, progress.report);
+    println!(
+        "VMM {name}: heartbeat {} {}",
+        progress.beat, progress.report
+    );
     Ok(())
 }
 

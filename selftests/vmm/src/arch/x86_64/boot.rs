@@ -15,10 +15,7 @@ use kvm_bindings::{
     kvm_segment,
     Msrs, //
 };
-use kvm_ioctls::{
-    VcpuFd,
-    VmFd, //
-};
+use kvm_ioctls::VcpuFd;
 use linux_loader::bootparam::{
     boot_e820_entry,
     boot_params, //
@@ -121,7 +118,7 @@ fn start_at(vcpu: &VcpuFd, regs: &kvm_regs) -> Result<()> {
 }
 
 /// Prepares memory and the first vCPU; the others wait to be started by the guest.
-pub(crate) fn boot(guest: &Guest, memory: &Memory, _vm: &VmFd, vcpus: &[VcpuFd]) -> Result<()> {
+pub(crate) fn boot(guest: &Guest, memory: &Memory, vcpus: &[VcpuFd]) -> Result<()> {
     let first = vcpus.first().context("a guest has a vCPU")?;
     tables(memory.map())?;
     let regs = match guest {

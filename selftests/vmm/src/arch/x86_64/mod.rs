@@ -18,9 +18,10 @@ pub(crate) use vm::{
     create_vcpus,
     create_vm,
     hz,
+    restore_interrupts,
     restore_vm,
-    restored,
-    save_vm, //
+    save_vm,
+    Vm, //
 };
 
 /// Where memory begins.

@@ -10,7 +10,6 @@ use anyhow::{
     Context,
     Result, //
 };
-use kvm_ioctls::VmFd;
 use vm_superio::serial::{
     NoEvents,
     SerialState, //
@@ -24,6 +23,7 @@ use vmm_sys_util::eventfd::{
     EFD_NONBLOCK, //
 };
 
+use super::Vm;
 use crate::devices::Console;
 use crate::state::{
     Kind,
@@ -46,9 +46,10 @@ impl Trigger for Line {
     }
 }
 
-fn line(vm: &VmFd) -> Result<Line> {
+fn line(vm: &Vm) -> Result<Line> {
     let event = EventFd::new(EFD_NONBLOCK)?;
-    vm.register_irqfd(&event, GSI)
+    vm.fd
+        .register_irqfd(&event, GSI)
         .context("KVM does not take the serial port's interrupt")?;
     Ok(Line(event))
 }
@@ -58,13 +59,13 @@ fn line(vm: &VmFd) -> Result<Line> {
 pub(crate) struct Uart<W: Write>(Serial<Line, NoEvents, W>);
 
 impl Uart<Console> {
-    pub(crate) fn new(vm: &VmFd, console: Console) -> Result<Self> {
+    pub(crate) fn new(vm: &Vm, console: Console) -> Result<Self> {
         Ok(Self(Serial::new(line(vm)?, console)))
     }
 
     /// The port as it was. An interrupt that the guest has not seen yet is raised again, once too
     /// often at worst, which a driver of this device is used to.
-    pub(crate) fn restore(vm: &VmFd, console: Console, state: &State) -> Result<Self> {
+    pub(crate) fn restore(vm: &Vm, console: Console, state: &State) -> Result<Self> {
         let bytes = state.bytes(Kind::Serial, 0)?;
         let (registers, input) = bytes
             .split_first_chunk::<REGISTERS>()

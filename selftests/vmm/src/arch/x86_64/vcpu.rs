@@ -132,7 +132,7 @@ pub(crate) fn save_vcpu(number: usize, vcpu: &VcpuFd, writer: &mut Writer) -> Re
 }
 
 /// Restores a vCPU.
-pub(crate) fn restore_vcpu(number: usize, vcpu: &VcpuFd, state: &State) -> Result<()> {
+pub(crate) fn restore_vcpu(number: usize, vcpu: &VcpuFd, state: &State, _hz: u64) -> Result<()> {
     let cpuid: Vec<kvm_cpuid_entry2> = state.list(Kind::Cpuid, number)?;
     vcpu.set_cpuid2(&CpuId::from_entries(&cpuid)?)
         .context("KVM does not offer the CPU that the guest runs on")?;
@@ -158,20 +158,8 @@ pub(crate) fn restore_vcpu(number: usize, vcpu: &VcpuFd, state: &State) -> Resul
         .context("run state")
 }
 
-/// Has the guest's TSC go on as if nothing had happened, or from where it was if the host's was reset.
-fn restore_tsc(vcpu: &VcpuFd, saved: Tsc) -> Result<()> {
-    let khz = u64::from(vcpu.get_tsc_khz()?);
-    ensure!(
-        saved.khz.abs_diff(khz) <= khz / 1000,
-        "the TSC runs at {khz} kHz here, and the guest's at {}",
-        saved.khz
-    );
-    let now = counter();
-    let offset = if now >= saved.host {
-        saved.offset
-    } else {
-        saved.guest.wrapping_sub(now)
-    };
+/// Sets the offset of the guest's TSC.
+pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<()> {
     let attr = kvm_device_attr {
         group: TSC_CTRL,
         attr: TSC_OFFSET,
@@ -186,6 +174,28 @@ fn restore_tsc(vcpu: &VcpuFd, saved: Tsc) -> Result<()> {
         std::io::Error::last_os_error()
     );
     Ok(())
+}
+
+/// Has the guest's TSC go on as if nothing had happened, or from where it was if the host's was reset.
+fn restore_tsc(vcpu: &VcpuFd, saved: Tsc) -> Result<()> {
+    let khz = u64::from(vcpu.get_tsc_khz()?);
+    // Two measurements of one clock differ a little; another clock needs a CPU that can scale it.
+    if saved.khz.abs_diff(khz) > khz / 1000 {
+        vcpu.set_tsc_khz(u32::try_from(saved.khz)?)
+            .with_context(|| {
+                format!(
+                    "the TSC runs at {khz} kHz here, and the guest's at {}",
+                    saved.khz
+                )
+            })?;
+    }
+    let now = counter();
+    let offset = if now >= saved.host {
+        saved.offset
+    } else {
+        saved.guest.wrapping_sub(now)
+    };
+    set_tsc_offset(vcpu, offset)
 }
 
 fn restore_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<()> {

@@ -27,13 +27,13 @@ use kvm_ioctls::{
 };
 
 use super::counter;
+use super::vcpu::set_tsc_offset;
 use crate::state::{
     Kind,
     State,
     Writer, //
 };
 use crate::timeline::duration;
-use crate::vcpu::Vcpus;
 
 /// Three pages for Intel's real mode, outside of memory.
 const TSS: usize = 0xfffb_d000;
@@ -45,8 +45,14 @@ const CHIPS: [u32; 3] = [
 const HYPERVISOR: u32 = 1 << 31;
 const TSC_DEADLINE: u32 = 1 << 24;
 
+/// A VM.
+#[derive(Debug)]
+pub(crate) struct Vm {
+    pub(crate) fd: VmFd,
+}
+
 /// Makes a VM with its interrupt controllers and timer.
-pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd> {
+pub(crate) fn create_vm(kvm: &Kvm) -> Result<Vm> {
     let vm = kvm.create_vm().context("KVM does not make a VM")?;
     vm.set_tss_address(TSS)?;
     vm.create_irq_chip()
@@ -56,18 +62,25 @@ pub(crate) fn create_vm(kvm: &Kvm) -> Result<VmFd> {
         ..Default::default()
     };
     vm.create_pit2(pit).context("KVM makes no timer")?;
-    Ok(vm)
+    Ok(Vm { fd: vm })
 }
 
 /// Makes vCPUs that the guest can tell apart.
-pub(crate) fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: usize) -> Result<Vec<VcpuFd>> {
+pub(crate) fn create_vcpus(kvm: &Kvm, vm: &Vm, count: usize) -> Result<Vec<VcpuFd>> {
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .context("KVM does not tell what CPU it offers")?;
     let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+    // One for all, or the guest would see as many clocks as CPUs.
+    let offset = counter().wrapping_neg();
     (0..count)
         .map(|id| {
-            let vcpu = vm.create_vcpu(id as u64)?;
+            let vcpu = vm.fd.create_vcpu(id as u64)?;
+            // 0 stands for what the host's runs at. KVM's default is the host's first measurement,
+            // and if a better one follows, the default needs a CPU that can scale the TSC: without
+            // one the guest's stands still.
+            vcpu.set_tsc_khz(0).context("KVM does not offer a TSC")?;
+            set_tsc_offset(&vcpu, offset)?;
             vcpu.set_cpuid2(&cpuid(&supported, id, count, deadline)?)
                 .context("KVM does not take the CPU's features")?;
             Ok(vcpu)
@@ -115,25 +128,26 @@ pub(crate) fn hz(vcpu: &VcpuFd) -> Result<u64> {
 }
 
 /// Saves what belongs to no vCPU.
-pub(crate) fn save_vm(vm: &VmFd, _vcpus: &Vcpus, writer: &mut Writer) -> Result<()> {
+pub(crate) fn save_vm(vm: &Vm, _vcpus: usize, writer: &mut Writer) -> Result<()> {
     for (number, chip_id) in CHIPS.into_iter().enumerate() {
         let mut chip = kvm_irqchip {
             chip_id,
             ..Default::default()
         };
-        vm.get_irqchip(&mut chip)
+        vm.fd
+            .get_irqchip(&mut chip)
             .context("an interrupt controller")?;
         writer.put(Kind::Irqchip, number, &chip)?;
     }
-    writer.put(Kind::Pit, 0, &vm.get_pit2().context("the timer")?)?;
-    let clock = vm.get_clock().context("the clock")?;
+    writer.put(Kind::Pit, 0, &vm.fd.get_pit2().context("the timer")?)?;
+    let clock = vm.fd.get_clock().context("the clock")?;
     // Taken after the clock was read: the guest's time never includes what has not passed.
     writer.put(Kind::Counter, 0, &counter())?;
     writer.put(Kind::Clock, 0, &clock)
 }
 
 /// Restores what the vCPUs need to be there.
-pub(crate) fn restore_vm(vm: &VmFd, state: &State, hz: u64) -> Result<()> {
+pub(crate) fn restore_vm(vm: &Vm, state: &State, hz: u64) -> Result<()> {
     for (number, chip_id) in CHIPS.into_iter().enumerate() {
         let chip: kvm_irqchip = state.get(Kind::Irqchip, number)?;
         ensure!(
@@ -141,10 +155,12 @@ pub(crate) fn restore_vm(vm: &VmFd, state: &State, hz: u64) -> Result<()> {
             "the state has interrupt controller {} in the place of {chip_id}",
             chip.chip_id
         );
-        vm.set_irqchip(&chip)
+        vm.fd
+            .set_irqchip(&chip)
             .context("KVM does not take the state of an interrupt controller")?;
     }
-    vm.set_pit2(&state.get::<kvm_pit_state2>(Kind::Pit, 0)?)
+    vm.fd
+        .set_pit2(&state.get::<kvm_pit_state2>(Kind::Pit, 0)?)
         .context("KVM does not take the timer's state")?;
     let saved: kvm_clock_data = state.get(Kind::Clock, 0)?;
     let then: u64 = state.get(Kind::Counter, 0)?;
@@ -156,11 +172,12 @@ pub(crate) fn restore_vm(vm: &VmFd, state: &State, hz: u64) -> Result<()> {
             .saturating_add(u64::try_from(passed.as_nanos()).unwrap_or(0)),
         ..Default::default()
     };
-    vm.set_clock(&clock)
+    vm.fd
+        .set_clock(&clock)
         .context("KVM does not take the clock's state")
 }
 
-/// What is to be done when the vCPUs are restored.
-pub(crate) fn restored(_vm: &VmFd, _vcpus: &Vcpus, _state: &State) -> Result<()> {
+/// Restores what needs the vCPUs to be as they were: nothing, here.
+pub(crate) fn restore_interrupts(_vm: &Vm, _vcpus: usize, _state: &State) -> Result<()> {
     Ok(())
 }
