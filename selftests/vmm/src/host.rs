@@ -69,6 +69,7 @@ pub(crate) struct Resume<'a> {
     pub(crate) hold: Option<&'a Path>,
     pub(crate) skip_check: bool,
     pub(crate) damage: bool,
+    pub(crate) damage_state: bool,
     pub(crate) die_after: Option<Step>,
 }
 
@@ -234,6 +235,9 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
     let retrieved = arch::counter();
     died(Step::Retrieve);
 
+    if how.damage_state {
+        State::damage(&state_file)?;
+    }
     let state = State::read(&state_file).context("the guest's state")?;
     let record = Record::read(&state)?;
     let memory = Memory::adopt(Backend::from_number(record.backend)?, memory, record.size)?;

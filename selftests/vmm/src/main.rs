@@ -97,6 +97,9 @@ enum Action {
         /// For tests: change one byte of memory first.
         #[arg(long)]
         damage: bool,
+        /// For tests: change one bit of the state first.
+        #[arg(long)]
+        damage_state: bool,
         /// For tests: die at this point.
         #[arg(long, value_enum)]
         die_after: Option<Step>,
@@ -140,6 +143,7 @@ fn perform(cli: Cli) -> Result<()> {
             hold,
             skip_check,
             damage,
+            damage_state,
             die_after,
         } => {
             let listener = control::listen(&name)?;
@@ -147,6 +151,7 @@ fn perform(cli: Cli) -> Result<()> {
                 hold: hold.as_deref(),
                 skip_check,
                 damage,
+                damage_state,
                 die_after,
             };
             host::resume(&name, &listener, &how)

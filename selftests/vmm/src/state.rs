@@ -286,6 +286,14 @@ impl State {
             .context("the state cannot be marked as used")
     }
 
+    /// For tests: changes one bit in the middle of the state in `file`.
+    pub(crate) fn damage(file: &File) -> Result<()> {
+        let at = file.metadata()?.len() / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at)?;
+        Ok(file.write_all_at(&byte.map(|b| b ^ 4), at)?)
+    }
+
     /// The payload of a section.
     pub(crate) fn bytes(&self, kind: Kind, index: usize) -> Result<&[u8]> {
         u32::try_from(index)

@@ -27,8 +27,8 @@ use crate::state::{
     Writer, //
 };
 
-/// KVM lists less than this many without SVE.
-const MAX: usize = 2048;
+/// The most that kvm-bindings has room for; KVM lists less without SVE.
+const MAX: usize = 500;
 /// The largest register without SVE.
 const SIZE: usize = 16;
 /// The virtual counter by KVM's number for it, which has the CVAL's encoding, and the physical one.
