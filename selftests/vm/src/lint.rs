@@ -101,6 +101,7 @@ fn licence(path: &Path) -> &'static str {
         "luo/luoctl/",
         "selftests/vm/",
         "selftests/progs/",
+        "selftests/vmm/",
     ]
     .iter()
     .any(|d| text.starts_with(d))
