@@ -44,30 +44,32 @@ const SGI_BASE: u64 = 0x1_0000;
 /// Registers of 32 bits that follow each other: offset and how many.
 type Run = (u64, u64);
 
-/// The distributor's. Enabling, pending and active state is written through the registers that set
-/// it, which is enough for a GIC that is new. CTLR comes last, so that nothing is delivered before.
+/// The distributor's. CTLR comes first: KVM queues a pending interrupt when it is told of it, and only
+/// if the distributor is on; what comes before that is never delivered. Trigger types come before
+/// pending state, which depends on them. Enabling, pending and active state is written through the
+/// registers that set it, which is enough for a GIC that is new.
 const DIST: [Run; 8] = [
+    (0x0000, 1),
     (0x0080 + 4, 1),
+    (0x0c00 + 8, 2),
+    (0x0400 + 32, 8),
+    // IROUTER has 64 bits, which KVM takes in two halves.
+    (0x6000 + 32 * 8, 64),
     (0x0100 + 4, 1),
     (0x0200 + 4, 1),
     (0x0300 + 4, 1),
-    (0x0400 + 32, 8),
-    (0x0c00 + 8, 2),
-    // IROUTER has 64 bits, which KVM takes in two halves.
-    (0x6000 + 32 * 8, 64),
-    (0x0000, 1),
 ];
 
-/// A redistributor's.
+/// A redistributor's, in the same order.
 const REDIST: [Run; 8] = [
+    (0x0000, 1),
     (0x0014, 1),
     (SGI_BASE + 0x080, 1),
+    (SGI_BASE + 0xc00, 2),
+    (SGI_BASE + 0x400, 8),
     (SGI_BASE + 0x100, 1),
     (SGI_BASE + 0x200, 1),
     (SGI_BASE + 0x300, 1),
-    (SGI_BASE + 0x400, 8),
-    (SGI_BASE + 0xc00, 2),
-    (0x0000, 1),
 ];
 
 /// A register of the CPU interface, as op0, op1, CRn, CRm and op2.
@@ -190,6 +192,14 @@ pub(super) fn save(gic: &DeviceFd, vcpus: usize, writer: &mut Writer) -> Result<
 }
 
 pub(super) fn restore(gic: &DeviceFd, vcpus: usize, state: &State) -> Result<()> {
+    let dist: Vec<u32> = state.list(Kind::GicDist, 0)?;
+    ensure!(
+        dist.len() == offsets(&DIST).count(),
+        "the distributor's state has another size"
+    );
+    for (offset, value) in offsets(&DIST).zip(dist) {
+        set(gic, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, offset, value)?;
+    }
     for vcpu in 0..vcpus {
         let whose = affinity(vcpu);
         let redist: Vec<u32> = state.list(Kind::GicRedist, vcpu)?;
@@ -219,14 +229,6 @@ pub(super) fn restore(gic: &DeviceFd, vcpus: usize, state: &State) -> Result<()>
         }
         let level: u32 = state.get(Kind::GicLevel, 1 + vcpu)?;
         set(gic, KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, whose, level)?;
-    }
-    let dist: Vec<u32> = state.list(Kind::GicDist, 0)?;
-    ensure!(
-        dist.len() == offsets(&DIST).count(),
-        "the distributor's state has another size"
-    );
-    for (offset, value) in offsets(&DIST).zip(dist) {
-        set(gic, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, offset, value)?;
     }
     let level: u32 = state.get(Kind::GicLevel, 0)?;
     set(gic, KVM_DEV_ARM_VGIC_GRP_LEVEL_INFO, 32, level)

@@ -86,6 +86,10 @@ pub(crate) fn restore_vcpu(number: usize, vcpu: &VcpuFd, state: &State, _hz: u64
     let then: u64 = state.get(Kind::Counter, number)?;
     for mut register in state.list::<Register>(Kind::OneRegs, number)? {
         let size = size(register.id)?;
+        // The physical counter is the host's as long as nobody gives it an offset.
+        if register.id == PHYSICAL_COUNT && counter() >= then {
+            continue;
+        }
         if matches!(register.id, VIRTUAL_COUNT | PHYSICAL_COUNT) {
             // The guest's time goes on by what has passed; if that cannot be known, by nothing.
             let [low @ .., _, _, _, _, _, _, _, _] = register.value;
