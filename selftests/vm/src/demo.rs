@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! `make demo`: a memfd survives an update of the kernel under it.
+//! `make demo`: a guest counts, the kernel of its host is replaced under it, and it counts on.
 
 use std::io::{
     BufRead,
@@ -12,10 +12,7 @@ use std::process::{
     ExitCode,
     Stdio, //
 };
-use std::time::{
-    Duration,
-    Instant, //
-};
+use std::time::Instant;
 
 use anyhow::{
     Context,
@@ -31,76 +28,147 @@ use crate::arch::{
 use crate::build;
 use crate::run::SELF;
 
-/// Size of the demo's memfd.
-const MIB: &str = "512";
+const HOST: &str = "echo DEMO host $(uname -r) $(cat /proc/sys/kernel/random/boot_id)";
+const BEFORE: &str = "(vmm run --mib 128 --cpus 2 --kernel /lu/stage/1/kernel &); \
+    vmm wait --beats 20 --seconds 250 && vmm suspend --check";
+const AFTER: &str = "(vmm resume &); vmm wait --beats 20 && vmm stop";
 
-/// A phase of the update: its name, and the console texts it begins and ends with.
-const PHASES: [(&str, &str, &str); 9] = [
-    ("old kernel boots", "Linux version", "lu-init: stage 1"),
-    (
-        "image load",
-        "lu-init: loading the next kernel",
-        "lu-init: the next kernel is loaded",
-    ),
-    ("fill", "DEMO fill start", "DEMO fill end"),
-    ("preserve", "DEMO preserve start", "DEMO preserve end"),
-    ("freeze and jump", "lu-init: live update", "Linux version"),
-    ("kernel boot", "Linux version", "lu-init: stage 2"),
-    ("retrieve", "DEMO retrieve start", "DEMO retrieve end"),
-    ("verify", "DEMO verify start", "DEMO verify end"),
-    ("finish", "DEMO finish start", "DEMO finish end"),
-];
-
-/// One line of the console and when it came.
-type Line = (Duration, String);
-
-/// Finds the phases in the console, each after the one before.
-fn timeline(lines: &[Line]) -> Vec<(&'static str, Duration, Duration)> {
-    let mut from = 0;
-    let mut found = Vec::new();
-    for (name, begin, end) in PHASES {
-        let seek = |start: usize, text: &str| {
-            (start..lines.len()).find(|&i| lines.get(i).is_some_and(|l| l.1.contains(text)))
-        };
-        let Some(first) = seek(from, begin) else {
-            continue;
-        };
-        let Some(last) = seek(first + usize::from(begin != end), end) else {
-            continue;
-        };
-        if let (Some(a), Some(b)) = (lines.get(first), lines.get(last)) {
-            found.push((name, a.0, b.0));
-        }
-        from = last;
-    }
-    found
+/// What the console told so far.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Kernel release and boot id of the host in each stage.
+    hosts: Vec<(String, String)>,
+    /// Each heartbeat with the guest's uptime.
+    beats: Vec<(u64, String)>,
+    /// The longest gap that the guest noticed.
+    gap: Option<f64>,
+    /// Phases of the blackout in milliseconds; the last account of each counts.
+    phases: Vec<(String, f64)>,
+    blackout: Option<f64>,
+    follows: Option<(u64, u64)>,
+    same_memory: bool,
+    bad: bool,
 }
 
-fn draw(phases: &[(&str, Duration, Duration)]) {
+fn millis(text: &str) -> Option<f64> {
+    text.strip_suffix("ms")?.trim().parse().ok()
+}
+
+/// The word behind `key=`.
+fn value<'a>(report: &'a str, key: &str) -> Option<&'a str> {
+    report
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+}
+
+impl Seen {
+    /// Takes in a line of the console. Returns what a person should see of it.
+    fn line(&mut self, line: &str) -> Option<String> {
+        if let Some(host) = line.strip_prefix("DEMO host ") {
+            let (release, boot) = host.split_once(' ')?;
+            self.hosts.push((release.into(), boot.into()));
+            return Some(format!("host    runs {release}"));
+        }
+        if let Some(report) = line.strip_prefix("vm| MON ") {
+            self.bad |= report.contains("BAD");
+            let beat = value(report, "beat")?.parse().ok()?;
+            let up = value(report, "up")?.to_string();
+            self.gap = value(report, "gap").and_then(millis).or(self.gap);
+            let shown = format!("guest   counts {beat:4}, up for {up}");
+            self.beats.push((beat, up));
+            return Some(shown);
+        }
+        if line.starts_with("lu-init: live update") {
+            return Some(
+                "======  the host's kernel is replaced, the guest's memory stays  ======".into(),
+            );
+        }
+        let told = line.strip_prefix("VMM vm: ")?;
+        if let Some((name, took)) = told.strip_prefix("phase ").and_then(|t| t.split_once(": ")) {
+            let took = millis(took)?;
+            self.phases.retain(|phase| phase.0 != name);
+            self.phases.push((name.to_string(), took));
+        } else if let Some(took) = told.strip_prefix("blackout: ") {
+            self.blackout = millis(took);
+        } else if told.starts_with("memory has the same checksum") {
+            self.same_memory = true;
+        } else if let Some((first, saved)) = told
+            .strip_prefix("heartbeat ")
+            .and_then(|t| t.split_once(" follows "))
+        {
+            self.follows = Some((first.parse().ok()?, saved.parse().ok()?));
+        }
+        None
+    }
+
+    /// What was to be shown, and whether it was.
+    fn proofs(&self) -> Vec<(bool, String)> {
+        let (old, new) = match self.hosts.as_slice() {
+            [old, new] => (old.clone(), new.clone()),
+            _ => Default::default(),
+        };
+        let (first, saved) = self.follows.unwrap_or_default();
+        let consecutive = self.beats.windows(2).all(|pair| match pair {
+            [a, b] => b.0 == a.0 + 1,
+            _ => false,
+        });
+        let (gap, blackout) = (self.gap.unwrap_or(0.0), self.blackout.unwrap_or(0.0));
+        vec![
+            (
+                old.1 != new.1 && !new.1.is_empty(),
+                format!("the host booted anew: {} -> {}", old.1, new.1),
+            ),
+            (
+                old.0 != new.0,
+                format!("its kernel is another one: {} -> {}", old.0, new.0),
+            ),
+            (
+                saved > 0 && first == saved + 1,
+                format!("the guest counted {saved} before and {first} next"),
+            ),
+            (
+                consecutive && self.beats.len() >= 40,
+                format!("no count is missing of {}", self.beats.len()),
+            ),
+            (
+                self.same_memory,
+                "its memory has the same checksum, in the same physical pages".into(),
+            ),
+            (
+                !self.bad && !self.beats.is_empty(),
+                "inside, clocks, memory, a process, a pipe and a timer went on".into(),
+            ),
+            (
+                gap > 0.0 && blackout > 0.0 && gap < blackout + 1000.0,
+                format!(
+                    "the blackout: {:.2} s seen from outside, {:.2} s from inside",
+                    blackout / 1000.0,
+                    gap / 1000.0
+                ),
+            ),
+        ]
+    }
+}
+
+fn draw(phases: &[(String, f64)]) {
     const WIDTH: f64 = 48.0;
-    let total = phases
-        .iter()
-        .map(|p| p.2)
-        .max()
-        .unwrap_or_default()
-        .as_secs_f64()
-        .max(0.001);
-    println!("\n  phase             start      took");
-    for (name, start, end) in phases {
-        let column = |d: &Duration| (d.as_secs_f64() / total * WIDTH) as usize;
-        let bar = "#".repeat((column(end) - column(start)).max(1));
+    let total: f64 = phases.iter().map(|phase| phase.1).sum::<f64>().max(0.001);
+    let mut start = 0.0;
+    println!("\n  phase of the blackout      took");
+    for (name, took) in phases {
+        let column = |at: f64| (at / total * WIDTH) as usize;
+        let bar = "#".repeat((column(start + took) - column(start)).max(1));
         println!(
-            "  {name:16} {:6.2} s  {:6.2} s  |{:pad$}{bar}",
-            start.as_secs_f64(),
-            (*end - *start).as_secs_f64(),
+            "  {name:20} {took:8.1} ms  |{:pad$}{bar}",
             "",
             pad = column(start)
         );
+        start += took;
     }
     println!("  Wall time of an emulated machine: only the proportions mean something; `make bench` measures.");
 }
 
-/// Builds what is missing, updates a VM's kernel under a memfd and shows the proof.
+/// Builds what is missing, updates a host's kernel under a guest and shows the proof.
 ///
 /// # Errors
 ///
@@ -111,61 +179,38 @@ pub fn main(arch: Arch) -> Result<ExitCode> {
         Build::new(arch, Variant::Other),
     );
     build::all(&[old, new])?;
-    let bin = top().join("build").join(arch.name()).join("bin/lu_demo");
-    println!("A virtual machine boots {}, fills a memfd of {MIB} MiB, live-updates into {} and checks every byte.", old.name(), new.name());
+    println!("A host (a virtual machine itself) runs a Linux guest with two CPUs, and is live-updated under it.");
     let mut run = Command::new(SELF)
-        .args([
-            "run",
-            "--arch",
-            arch.name(),
-            "--mem",
-            "3G",
-            "--timeout",
-            "300",
-        ])
-        .arg("--file")
-        .arg(format!("{}:/bin/lu_demo", bin.display()))
-        .args(["--stage", &format!("lu_demo --mib {MIB} fill")])
+        .args(["run", "--arch", arch.name(), "--timeout", "300"])
+        .args(["--stage", &format!("{HOST}; {BEFORE}")])
         .arg("--stage-kernel")
         .arg(new.image())
-        .args(["--stage", &format!("lu_demo --mib {MIB} verify")])
+        .args(["--stage", &format!("{HOST}; {AFTER}")])
         .stdout(Stdio::piped())
         .spawn()?;
     let start = Instant::now();
     let log = top().join("build/demo.log");
     let mut file = std::fs::File::create(&log)?;
-    let mut lines: Vec<Line> = Vec::new();
+    let mut seen = Seen::default();
     for line in BufReader::new(run.stdout.take().context("the runner has a pipe")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).trim_end().to_string();
         writeln!(file, "{line}")?;
-        if let Some(step) = line.strip_prefix("DEMO ").filter(|s| s.ends_with(" start")) {
-            println!(
-                "  {:6.2} s  {}",
-                start.elapsed().as_secs_f64(),
-                step.trim_end_matches(" start")
-            );
+        if let Some(shown) = seen.line(&line) {
+            println!("  {:6.2} s  {shown}", start.elapsed().as_secs_f64());
         }
-        lines.push((start.elapsed(), line));
     }
     let status = run.wait()?;
-    draw(&timeline(&lines));
+    draw(&seen.phases);
     println!("\n  proof");
-    let proofs: Vec<&str> = lines
-        .iter()
-        .filter_map(|l| l.1.split_once("DEMO proof ").map(|(_, r)| r))
-        .collect();
-    for proof in &proofs {
-        let mut parts = proof.split('|');
-        let mut part = || parts.next().unwrap_or("");
-        let (verdict, what, old, new) = (part(), part(), part(), part());
-        println!("  {verdict:4} {what:32} {old} -> {new}");
+    let proofs = seen.proofs();
+    for (good, what) in &proofs {
+        println!("  {:4} {what}", if *good { "ok" } else { "BAD" });
     }
-    let good =
-        status.success() && !proofs.is_empty() && proofs.iter().all(|p| p.starts_with("ok|"));
+    let good = status.success() && proofs.iter().all(|proof| proof.0);
     println!(
         "\n{}",
         if good {
-            "The memfd survived the update of the kernel."
+            "The guest lived through the update of its host's kernel."
         } else {
             "The demo FAILED."
         }
@@ -182,24 +227,46 @@ pub fn main(arch: Arch) -> Result<ExitCode> {
 mod tests {
     use super::*;
 
+    fn console() -> Vec<String> {
+        let mut lines = vec!["DEMO host 7.3 aaa".to_string()];
+        let beat = |n: u64| format!("vm| MON beat={n} up=1.5s gap=900.0ms cpus=2");
+        lines.extend((1..=20).map(beat));
+        lines.push("VMM vm: phase save: 1.0 ms".into());
+        lines.push("lu-init: live update".into());
+        lines.push("DEMO host 7.3-next bbb".into());
+        lines.push("VMM vm: memory has the same checksum and is in the same physical pages".into());
+        lines.push("VMM vm: heartbeat 21 follows 20".into());
+        lines.push("VMM vm: phase save: 1.0 ms".into());
+        lines.push("VMM vm: blackout: 950.0 ms".into());
+        lines.extend((21..=41).map(beat));
+        lines
+    }
+
+    fn all_good(lines: &[String]) -> bool {
+        let mut seen = Seen::default();
+        for line in lines {
+            seen.line(line);
+        }
+        seen.proofs().iter().all(|proof| proof.0)
+    }
+
     #[test]
-    fn phases_follow_each_other() {
-        let console = [
-            "Linux version 1",
-            "lu-init: stage 1",
-            "DEMO fill start",
-            "DEMO fill end",
-            "lu-init: live update",
-            "Linux version 2",
-            "lu-init: stage 2",
-        ];
-        let lines: Vec<Line> = console
-            .iter()
-            .enumerate()
-            .map(|(i, l)| (Duration::from_secs(i as u64), l.to_string()))
-            .collect();
-        let found = timeline(&lines);
-        let boot = found.iter().find(|p| p.0 == "kernel boot").unwrap();
-        assert_eq!((boot.1.as_secs(), boot.2.as_secs()), (5, 6));
+    fn every_proof_can_fail() {
+        let good = console();
+        assert!(all_good(&good));
+        let needed = |line: &String| {
+            !line.starts_with("lu-init")
+                && !line.contains("phase")
+                && !line.contains("beat=1 ")
+                && !line.contains("beat=41 ")
+        };
+        for missing in (0..good.len()).filter(|n| needed(&good[*n])) {
+            let mut lines = good.clone();
+            let line = lines.remove(missing);
+            assert!(!all_good(&lines), "without {line}");
+        }
+        let mut bad = good.clone();
+        bad.push("vm| MON beat=42 up=2s gap=900.0ms cpus=2 BAD the clock went back".into());
+        assert!(!all_good(&bad));
     }
 }

@@ -71,7 +71,7 @@ enum Command {
     },
     /// Runs the tests; prints KTAP.
     Check(check::Options),
-    /// A memfd survives an update of the kernel under it.
+    /// A guest lives through an update of the kernel of its host.
     Demo {
         /// Architecture.
         #[arg(long, value_enum, default_value_t = Arch::X86_64)]
