@@ -38,6 +38,10 @@ pub enum Error {
     IndexOverlap,
     /// A folio is behind the end of the file.
     IndexOutside,
+    /// A checksum does not fit what it was made of.
+    Checksum,
+    /// The previous kernel had pages of another size.
+    PageSize,
 }
 
 impl Error {
@@ -72,6 +76,8 @@ impl fmt::Display for Error {
             Self::IndexUnaligned => "folio is not aligned within the file",
             Self::IndexOverlap => "folios overlap or are out of order",
             Self::IndexOutside => "folio is behind the end of the file",
+            Self::Checksum => "wrong checksum",
+            Self::PageSize => "the previous kernel had pages of another size",
         })
     }
 }
