@@ -23,6 +23,7 @@ pub mod hugetlb;
 pub mod memfd;
 mod page;
 pub mod pin;
+pub mod pools;
 pub mod vmalloc;
 
 pub use self::{
