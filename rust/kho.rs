@@ -36,6 +36,11 @@ pub use self::{
     },
 };
 
+pub(crate) use self::incoming::{
+    take_folio,
+    waiting_order, //
+};
+
 mod restored;
 
 use crate::abi::PageSize;

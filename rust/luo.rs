@@ -22,6 +22,8 @@ pub mod bindings;
 
 pub mod flb;
 pub mod fs;
+#[cfg(CONFIG_HUGETLBFS)]
+pub mod hugetlb;
 pub mod kho;
 pub mod liveupdate;
 pub mod memfd;
@@ -71,6 +73,8 @@ pub struct LuoRs {
     // Before the devices: they read what the handlers report.
     registry: status::Registry,
     orphanage: orphan::Orphanage,
+    #[cfg(CONFIG_HUGETLBFS)]
+    pools: hugetlb::pools::Registry,
     #[pin]
     status: status::Device,
     #[pin]
@@ -85,6 +89,8 @@ impl kernel::InPlaceModule for LuoRs {
         try_pin_init!(Self {
             registry: status::Registry::new(module),
             orphanage: orphan::Orphanage::new(),
+            #[cfg(CONFIG_HUGETLBFS)]
+            pools: hugetlb::pools::Registry::new(module),
             status <- status::Device::register(),
             test <- test::Device::register(module),
         })

@@ -9,7 +9,10 @@ use crate::{
     bindings,
     shmem::Shmem, //
 };
-use kernel::prelude::*;
+use kernel::{
+    fs::File,
+    prelude::*, //
+};
 
 /// Room for the folios of one chunk, which is used for one chunk after the other.
 pub struct PinBuffer {
@@ -27,21 +30,34 @@ impl PinBuffer {
     /// Pins the folios from the start of `chunk` on, allocating those that are missing: as many as the
     /// chunk may have, and not more than up to its end if all are single pages.
     pub fn pin(&mut self, file: Shmem<'_>, chunk: PinChunk) -> Result<Pinned<'_>> {
-        self.folios.clear();
-        self.folios.reserve(chunk.max_folios as usize, GFP_KERNEL)?;
-
-        let start = i64::try_from(chunk.start).map_err(|_| EFBIG)?;
         // The number of folios bounds the work, and with large ones a call gets farther.
-        let last = i64::try_from(file.size().max(1) - 1).map_err(|_| EFBIG)?;
+        let last = file.size().max(1) - 1;
+        self.pin_range(file.file(), chunk.start, last, chunk.max_folios)
+    }
+
+    /// Pins the folios of a file that has memory, from `start` to `last` or until they are `max`,
+    /// allocating those that are missing.
+    pub(crate) fn pin_range(
+        &mut self,
+        file: &File,
+        start: u64,
+        last: u64,
+        max: u32,
+    ) -> Result<Pinned<'_>> {
+        self.folios.clear();
+        self.folios.reserve(max as usize, GFP_KERNEL)?;
+
+        let start = i64::try_from(start).map_err(|_| EFBIG)?;
+        let last = i64::try_from(last).map_err(|_| EFBIG)?;
         let mut offset = 0;
-        // SAFETY: The file is alive, and there is room for `max_folios` folios.
+        // SAFETY: The file is alive, and there is room for `max` folios. Other files are refused.
         let nr = unsafe {
             bindings::memfd_pin_folios(
                 file.as_ptr(),
                 start,
                 last,
                 self.folios.as_mut_ptr(),
-                chunk.max_folios,
+                max,
                 &raw mut offset,
             )
         };

@@ -15,6 +15,11 @@ struct folio *luo_helper_pfn_folio(u64 pfn)
 	return pfn_folio(pfn);
 }
 
+int luo_helper_folio_nid(struct folio *folio)
+{
+	return folio_nid(folio);
+}
+
 void luo_helper_folio_put(struct folio *folio)
 {
 	folio_put(folio);

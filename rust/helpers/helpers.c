@@ -7,6 +7,7 @@
 
 #include "file.c"
 #include "folio.c"
+#include "hugetlb.c"
 #include "kho.c"
 #include "shmem.c"
 #include "task.c"

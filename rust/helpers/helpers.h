@@ -25,6 +25,7 @@ bool luo_helper_set_file_pos(struct file *file, loff_t pos);
 
 unsigned int luo_helper_max_folio_order(void);
 struct folio *luo_helper_pfn_folio(u64 pfn);
+int luo_helper_folio_nid(struct folio *folio);
 void luo_helper_folio_put(struct folio *folio);
 void luo_helper_folio_zero(struct folio *folio);
 bool luo_helper_folio_poisoned(struct folio *folio);
@@ -34,6 +35,24 @@ unsigned int luo_helper_take_folios(const phys_addr_t *phys, unsigned int nr,
 int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 			       struct file *file, u64 index, u64 *words,
 			       unsigned int *nr_done);
+
+/* hugetlb.c */
+#ifdef CONFIG_HUGETLBFS
+bool luo_helper_is_hugetlb(struct file *file);
+bool luo_helper_hugetlb_is_memfd(struct file *file);
+unsigned int luo_helper_hugetlb_order(struct file *file);
+loff_t luo_helper_hugetlb_size(struct file *file);
+void luo_helper_hugetlb_set_size(struct file *file, loff_t size);
+bool luo_helper_hugetlb_is_exec(struct file *file);
+void luo_helper_hugetlb_set_noexec(struct file *file);
+int luo_helper_hugetlb_freeze(struct file *file);
+void luo_helper_hugetlb_thaw(struct file *file);
+int luo_helper_hugetlb_preserve(struct folio **folios, unsigned int nr,
+				struct file *file, u64 index, u64 *pfns,
+				unsigned int *nr_done);
+int luo_helper_hugetlb_insert(struct file *file, struct folio *folio,
+			      unsigned long index, bool surplus);
+#endif
 
 /* kho.c */
 phys_addr_t luo_helper_virt_to_phys(const void *mem);

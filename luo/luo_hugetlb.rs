@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! Preserves memfds with huge pages (`MFD_HUGETLB`) over a live update.
+//!
+//! # What is preserved
+//!
+//! * Data and size, in the same huge pages. Holes are filled, each with a huge page of the pool.
+//! * Position of the file, as it is just before the jump.
+//! * Seals, as they are just before the jump, and whether the mode lets anybody execute the file.
+//!
+//! Everything else is what `memfd_create("", MFD_HUGETLB)` makes of it: name, owner, labels, memory
+//! policy, and `FD_CLOEXEC`.
+//!
+//! # What is refused
+//!
+//! * `EACCES`: the file is not open for reading and writing.
+//! * `EOPNOTSUPP`: a file in a mounted hugetlbfs or SysV shared memory, huge pages of `hugetlb_cma=`, or a
+//!   seal that this module does not know.
+//! * `ENOMEM`: not enough free huge pages to fill the holes.
+//! * `EHWPOISON`: memory of the file is broken. This is checked again just before the jump.
+//! * `EBUSY`: the file is preserved already. `EINTR`: the caller is being killed.
+//!
+//! # While it is preserved
+//!
+//! The file can be read and mapped, and written through mappings, but its size and its holes are fixed.
+//! All memory is pinned.
+//!
+//! # Afterwards
+//!
+//! The huge pages are added to the pool of the new kernel, and charged to the cgroups of the process that
+//! retrieves the file. When the file goes, they stay in the pool, or, if `surplus` was set in the old
+//! kernel, are freed.
+
+mod hugetlb;
+
+use hugetlb::HugetlbFiles;
+use kernel::prelude::*;
+use luo::{
+    abi::hugetlb::COMPATIBLE,
+    liveupdate::{
+        self,
+        Registration, //
+    }, //
+};
+
+module! {
+    type: LuoHugetlb,
+    name: "luo_hugetlb",
+    authors: ["liveupdate-rs"],
+    description: "Live update of memfds with huge pages",
+    license: "GPL",
+    alias: ["luo-file-rs-hugetlb-v1"],
+    params: {
+        surplus: u8 {
+            default: 0,
+            description: "1: huge pages that are preserved become surplus pages of the next kernel",
+        },
+    },
+}
+
+/// Lets `modinfo` tell which format the module is for.
+#[cfg(MODULE)]
+#[link_section = ".modinfo"]
+#[used(compiler)]
+static FORMAT: [u8; FORMAT_LEN] = luo::modinfo_format(COMPATIBLE);
+#[cfg(MODULE)]
+const FORMAT_LEN: usize = "format=".len() + COMPATIBLE.to_bytes_with_nul().len();
+
+struct LuoHugetlb {
+    /// [`None`] if there is nothing to do.
+    _registration: Option<Pin<KBox<Registration<HugetlbFiles>>>>,
+}
+
+impl kernel::Module for LuoHugetlb {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        if !liveupdate::enabled() {
+            pr_info!("inactive: boot with \"kho=on liveupdate=on\" to preserve memfds\n");
+            return Ok(Self {
+                _registration: None,
+            });
+        }
+        Ok(Self {
+            _registration: Some(Registration::new()?),
+        })
+    }
+}
