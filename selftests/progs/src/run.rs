@@ -9,6 +9,7 @@ use crate::{
         works,
         Check, //
     },
+    hugetlb::HugeMap,
     memory,
     pattern,
     sys,
@@ -249,10 +250,17 @@ fn page_digest(fd: impl AsFd, size: u64) -> Result<String> {
 ///
 /// If it cannot be read or written.
 pub fn sabotage(fd: &OwnedFd) -> Result<()> {
-    let middle = rustix::fs::fstat(fd)?.st_size as u64 / 2;
+    let stat = rustix::fs::fstat(fd)?;
+    let (size, huge) = (stat.st_size as u64, stat.st_blksize as u64);
+    let middle = size / 2;
     let mut byte = [0];
     rustix::io::pread(fd, &mut byte, middle)?;
-    rustix::io::pwrite(fd, &[byte[0] ^ 1], middle)?;
+    let changed = byte[0] ^ 1;
+    if rustix::io::pwrite(fd, &[changed], middle).is_err() {
+        // Files with huge pages can only be written through mappings.
+        let map = HugeMap::shared(fd, size, huge)?;
+        map.write(middle, middle + 1, |_, byte| byte.fill(changed));
+    }
     Ok(())
 }
 

@@ -23,6 +23,7 @@ mod freeze;
 mod frozen;
 mod holes;
 mod huge;
+mod hugetlb;
 mod limits;
 mod module;
 mod seals;
@@ -98,6 +99,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         module::CASES,
         faults::CASES,
+        hugetlb::CASES,
         crate::bad::CASES,
     ]
     .into_iter()
