@@ -130,8 +130,14 @@ mod tests {
         assert!(pools.add(9, 0));
         let bytes = pools.as_bytes();
         assert_eq!(bytes[..8], [2, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(bytes[8..24], [1, 0, 0, 0, 0, 0, 0, 0, 18, 0, 0, 0, 1, 0, 0, 0]);
-        assert_eq!(bytes[24..40], [2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            bytes[8..24],
+            [1, 0, 0, 0, 0, 0, 0, 0, 18, 0, 0, 0, 1, 0, 0, 0]
+        );
+        assert_eq!(
+            bytes[24..40],
+            [2, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0]
+        );
         assert!(bytes[40..].iter().all(|byte| *byte == 0));
     }
 

@@ -118,7 +118,7 @@ fn checksums_do_not_change() {
 }
 
 const GOLDEN_EXTENTS: u64 = 0x2a95_20a8_b1f7_5b29;
-const GOLDEN_HEADER: u64 = 0;
+const GOLDEN_HEADER: u64 = 0x8f7b_39c4_b445_5142;
 
 #[test]
 fn record_bytes_do_not_change() {

@@ -188,6 +188,7 @@ pub struct New<'a> {
     pub common: Common<'a>,
     device: &'a LiveUpdate,
     session: Option<IncomingSession>,
+    handed_on: &'a mut Vec<Session>,
 }
 
 impl New<'_> {
@@ -219,6 +220,15 @@ impl New<'_> {
         self.session()?;
         let session = self.session.take().context("there is no session")?;
         Ok(session.finish().map_err(liveupdate::Error::from)?)
+    }
+
+    /// Preserves a file for one more kernel, in a session of the same name. That of this kernel must be
+    /// finished.
+    pub fn hand_on(&mut self, fd: impl AsFd, token: u64) -> Result<()> {
+        let session = self.device.create_session(&self.common.session_name("")?)?;
+        session.preserve(fd, Token(token))?;
+        self.handed_on.push(session);
+        Ok(())
     }
 
     /// A file has the physical pages it had in the old kernel.
@@ -329,7 +339,7 @@ pub fn stage1(cases: &[&'static Case], options: &Options) -> Result<Outcome> {
 pub fn stage2(cases: &[&'static Case], options: &Options) -> Result<Outcome> {
     let mut report = Report::new("memfd");
     let device = LiveUpdate::open_wait(PATIENCE)?;
-    let mut open = Vec::new();
+    let (mut open, mut handed_on) = (Vec::new(), Vec::new());
     for case in cases {
         let Some(step) = case.new else { continue };
         let common = Common {
@@ -341,6 +351,7 @@ pub fn stage2(cases: &[&'static Case], options: &Options) -> Result<Outcome> {
             common,
             device: &device,
             session: None,
+            handed_on: &mut handed_on,
         };
         if let Some(why) = new.common.noted("skip")? {
             new.common.skip("all", &why);
@@ -354,5 +365,10 @@ pub fn stage2(cases: &[&'static Case], options: &Options) -> Result<Outcome> {
         let finished = works(session.finish());
         report.check(&format!("{}.finish", case.name), finished);
     }
-    Ok(report.end())
+    let good = report.end();
+    if !handed_on.is_empty() {
+        drop(device);
+        sys::leave_behind(|| ())?;
+    }
+    Ok(good)
 }

@@ -151,7 +151,7 @@ pub(super) fn refuse(old: &mut Old<'_>) -> Result<()> {
     let result = session.preserve(&file, Token(3));
     old.common
         .check("mounted", refused(result, &[Errno::OPNOTSUPP]));
-    drop((file, fd));
+    drop((file, read_only, fd));
     pool(&mut old.common, "pool", POOL, [4, 4, 0, 0])?;
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! Memfds with huge pages of HugeTLB.
 
 mod local;
+mod pools;
+mod relay;
 mod update;
 
 use super::Case;
@@ -35,15 +37,15 @@ pub(super) const CASES: &[Case] = &[
     Case::update(
         "hugetlb.gigantic",
         "A gigantic page comes back with its content, and the pool is exact",
-        update::gigantic_old,
-        update::gigantic_new,
+        pools::gigantic_old,
+        pools::gigantic_new,
     )
     .on_request(),
     Case::update(
         "hugetlb.sizes",
         "Every size of huge pages that the architecture has",
-        update::sizes_old,
-        update::sizes_new,
+        pools::sizes_old,
+        pools::sizes_new,
     )
     .on_request(),
     Case::update(
@@ -63,22 +65,29 @@ pub(super) const CASES: &[Case] = &[
     Case::update(
         "hugetlb.surplus",
         "With surplus=1 the huge pages are surplus ones, which are freed with the file",
-        update::surplus_old,
-        update::surplus_new,
+        pools::surplus_old,
+        pools::surplus_new,
     )
     .on_request(),
     Case::update(
         "hugetlb.unretrieved",
         "Huge pages that nobody retrieves are free memory after finish",
         update::basic_old,
-        update::unretrieved_new,
+        pools::unretrieved_new,
     )
     .on_request(),
     Case::update(
         "hugetlb.boot-pool",
         "A kernel that is started with the same hugepages= does not allocate more on top",
-        update::boot_pool_old,
-        update::boot_pool_new,
+        pools::boot_pool_old,
+        pools::boot_pool_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.relay",
+        "A file goes through any number of kernels, and neither pool nor free memory drift",
+        relay::old,
+        relay::new,
     )
     .on_request(),
     Case::local(
