@@ -13,7 +13,13 @@ use std::{
 };
 
 /// One bug for each target: a file, a check in it, and what the check becomes.
-const BUGS: [(&str, &str, &str, &str); 3] = [
+const BUGS: [(&str, &str, &str, &str); 4] = [
+    (
+        "hugetlb",
+        "hugetlb/check.rs",
+        "index < self.next",
+        "index.saturating_add(1) < self.next",
+    ),
     (
         "memfd_header",
         "memfd.rs",

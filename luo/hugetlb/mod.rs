@@ -58,4 +58,9 @@ impl FileHandler for HugetlbFiles {
     fn discard(header: Incoming<HugetlbSer>) {
         retrieve::discard(header);
     }
+
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    fn test_records(state: &preserve::State) -> Option<luo::test::Records<'_>> {
+        Some(state.test_records())
+    }
 }

@@ -33,6 +33,13 @@ pub(crate) struct State {
     _frozen: FrozenHugetlb,
 }
 
+impl State {
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    pub(super) fn test_records(&self) -> luo::test::Records<'_> {
+        luo::test::Records::of_huge_pages(&self.pages)
+    }
+}
+
 /// The seals, if all are known.
 fn seals(file: Hugetlb<'_>) -> Result<u32> {
     Seals::from_bits(file.seals()?)

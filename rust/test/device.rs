@@ -8,6 +8,11 @@ use crate::kho::{
     PreservedFolios,
     PAGE, //
 };
+#[cfg(CONFIG_HUGETLBFS)]
+use crate::{
+    abi::hugetlb::ExtentSer,
+    hugetlb::PreservedHugePages, //
+};
 use core::{
     num::NonZeroU32,
     ptr::NonNull, //
@@ -235,6 +240,31 @@ impl<'a> Records<'a> {
     /// Lets the records be damaged.
     pub fn new<R: FolioRecord>(folios: &'a PreservedFolios<R>) -> Self {
         Self { list: folios }
+    }
+
+    /// Lets the records of huge pages be damaged.
+    #[cfg(CONFIG_HUGETLBFS)]
+    pub fn of_huge_pages(pages: &'a PreservedHugePages) -> Self {
+        Self { list: pages }
+    }
+}
+
+#[cfg(CONFIG_HUGETLBFS)]
+impl List for PreservedHugePages {
+    fn record(&self, nr: u64) -> Option<NonNull<[u8]>> {
+        let record = self.records().record_ptr(nr)?;
+        Some(NonNull::slice_from_raw_parts(
+            record.cast(),
+            size_of::<ExtentSer>(),
+        ))
+    }
+
+    fn naming(&self, own: Own) -> Option<u64> {
+        let phys = match own {
+            Own::Records => self.records().phys_of_page()?,
+            Own::Chunk => self.describe().first,
+        };
+        Some(phys >> PAGE.shift())
     }
 }
 

@@ -77,6 +77,20 @@ pub(super) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
+        "hugetlb.bad-header",
+        "A changed header is refused, and the memory is free after finish",
+        |old| pools::bad_old(old, "poke head 16 8192"),
+        pools::bad_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.bad-record",
+        "A changed record is refused, and the memory is free after finish",
+        |old| pools::bad_old(old, "poke array 0 8 137438953473"),
+        pools::bad_new,
+    )
+    .on_request(),
+    Case::update(
         "hugetlb.boot-pool",
         "A kernel that is started with the same hugepages= does not allocate more on top",
         pools::boot_pool_old,

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     expect::{
         is,
+        refused,
         same, //
     },
     hugetlb::{
@@ -28,7 +29,10 @@ use crate::{
     sys, //
 };
 use anyhow::Result;
-use rustix::fs::MemfdFlags;
+use rustix::{
+    fs::MemfdFlags,
+    io::Errno, //
+};
 
 /// One gibibyte.
 const G1: u64 = 1 << 30;
@@ -186,5 +190,37 @@ pub(super) fn boot_pool_new(new: &mut New<'_>) -> Result<()> {
         let retrieved = [gigantic_nr, gigantic_nr - 1, 0, 0];
         pool(&mut new.common, "gigantic-retrieved", Pool(G1), retrieved)?;
     }
+    Ok(())
+}
+
+/// So many that it shows if they are not freed, in a kernel with checkers too.
+const BAD: u64 = 32;
+
+/// Preserves a file and orders it to be damaged at the jump.
+pub(super) fn bad_old(old: &mut Old<'_>, order: &str) -> Result<()> {
+    if !sys::hook("reset")? {
+        return old.common.skip_all("the kernel has no test hook");
+    }
+    POOL.set(BAD)?;
+    let fd = huge_memfd(M2, MemfdFlags::ALLOW_SEALING)?;
+    write(&layout(BAD), &fd, M2)?;
+    old.preserve(&fd, 1)?;
+    sys::hook(order)?;
+    Ok(())
+}
+
+pub(super) fn bad_new(new: &mut New<'_>) -> Result<()> {
+    let before = POOL.state()?;
+    let free = sys::mem_free()?;
+    let session = new.take_session("")?;
+    let result = session.retrieve(liveupdate::Token(1));
+    new.common
+        .check("refused", refused(result, &[Errno::INVAL]));
+    session.finish().map_err(liveupdate::Error::from)?;
+    let want = (free + BAD * M2).saturating_sub(sys::slack(1 << 20));
+    let now = sys::wait_mem_free(want)?;
+    let text = format!("{free} bytes were free, then {now}");
+    new.common.check("memory", is(now >= want, &text));
+    new.common.check("pool", same(POOL.state()?, before));
     Ok(())
 }

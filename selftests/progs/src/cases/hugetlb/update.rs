@@ -28,7 +28,6 @@ use crate::{
         New,
         Old, //
     },
-    sys, //
 };
 use anyhow::Result;
 use rustix::{
