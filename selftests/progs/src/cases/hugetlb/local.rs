@@ -28,7 +28,10 @@ use anyhow::{
     Context,
     Result, //
 };
-use liveupdate::Token;
+use liveupdate::{
+    Session,
+    Token, //
+};
 use rustix::{
     fs::{
         fallocate,
@@ -88,15 +91,21 @@ pub(super) fn frozen(old: &mut Old<'_>) -> Result<()> {
     Ok(())
 }
 
+fn preserve_once(old: &Old<'_>, fd: impl AsFd) -> Result<Session> {
+    let session = old.new_session("")?;
+    session.preserve(fd, Token(1))?;
+    Ok(session)
+}
+
 pub(super) fn abort(old: &mut Old<'_>) -> Result<()> {
     POOL.set(16)?;
     let fd = huge_memfd(M2, MemfdFlags::ALLOW_SEALING)?;
     write(&layout(4), &fd, M2)?;
+    // Pinning may move huge pages out of the way of the next kernel, the first time.
+    drop(preserve_once(old, &fd)?);
     let before = digest(&fd, 4 * M2, M2)?;
     for _ in 0..20 {
-        let session = old.new_session("")?;
-        session.preserve(&fd, Token(1))?;
-        drop(session);
+        drop(preserve_once(old, &fd)?);
     }
     pool(&mut old.common, "pool", POOL, [16, 12, 0, 0])?;
     old.common.check("content", layout(4).verify(&fd));
