@@ -24,6 +24,7 @@ use super::source::{
     self,
     Source, //
 };
+use super::install;
 use super::space;
 use super::step;
 use crate::arch::{
@@ -199,11 +200,7 @@ pub fn build(build: Build) -> Result<UpToDate> {
         )?;
         fs::write(&built, &key)?;
     }
-    let copy = build.image();
-    if fs::read_to_string(dir.join("kernel.key")).ok().as_ref() != Some(&key) || !copy.exists() {
-        fs::copy(&image, &copy).with_context(|| format!("{} cannot be written", copy.display()))?;
-        fs::write(dir.join("kernel.key"), &key)?;
-    }
+    install(&image, &build.image())?;
     Ok(UpToDate {
         _source: source,
         _lock: lock,
