@@ -50,7 +50,7 @@ fn free_waiting(extent: &ExtentSer) {
         if waiting_order(pfn) != Some(order) {
             break;
         }
-        free(pfn);
+        free(pfn, order);
         let Some(next) = 1u64.checked_shl(order).and_then(|n| pfn.checked_add(n)) else {
             break;
         };
@@ -58,8 +58,8 @@ fn free_waiting(extent: &ExtentSer) {
     }
 }
 
-fn free(pfn: u64) {
-    if let Some(folio) = take_folio(pfn) {
+fn free(pfn: u64, order: u32) {
+    if let Some(folio) = take_folio(pfn, order) {
         // SAFETY: We own a reference.
         unsafe { bindings::luo_helper_folio_put(folio.as_ptr()) };
     }
@@ -182,7 +182,7 @@ impl ListedHugePages {
             };
             for (pfn, index) in extent.pages() {
                 // It waits no more if it was named twice.
-                let Some(folio) = take_folio(pfn) else {
+                let Some(folio) = take_folio(pfn, header.order()) else {
                     let err = abi::Error::NotPreserved;
                     return ControlFlow::Break(RestoreError::Record(nr, err));
                 };

@@ -60,7 +60,7 @@ pub fn mem_free() -> Result<u64> {
 }
 
 /// Waits until at least `bytes` are free, since some of it is freed later; then the last figure.
-fn wait_mem_free(bytes: u64) -> Result<u64> {
+pub fn wait_mem_free(bytes: u64) -> Result<u64> {
     let mut free = mem_free()?;
     for _ in 0..20 {
         if free >= bytes {
