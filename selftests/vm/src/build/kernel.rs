@@ -20,11 +20,11 @@ use rustix::fs::{
     FlockOperation, //
 };
 
+use super::install;
 use super::source::{
     self,
     Source, //
 };
-use super::install;
 use super::space;
 use super::step;
 use crate::arch::{
@@ -140,6 +140,7 @@ fn configure(source: &Source, out: &Path, build: Build, log: &Path) -> Result<()
 /// A kernel that is up to date, and stays so as long as this exists: several checkouts share the tree
 /// of each build, and may have other patches.
 #[must_use]
+#[derive(Debug)]
 pub struct UpToDate {
     _source: Source,
     _lock: fs::File,

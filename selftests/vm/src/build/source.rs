@@ -197,7 +197,7 @@ fn lock_tree(lock: &fs::File, how: FlockOperation) -> Result<()> {
 /// Applies this checkout's patches to the tree, unless it has them. Returns the key of the result.
 fn patch_tree(base: &Path, stamp: &str, home: &Path, tree: &Path) -> Result<String> {
     if !tree.exists() {
-        space::require("unpacking the kernel source", &home, 3)?;
+        space::require("unpacking the kernel source", home, 3)?;
         unpack(base, home)?;
     }
 
