@@ -7,7 +7,6 @@ use crate::{
     expect::refused,
     memory::{
         memfd,
-        memfd_with,
         page,
         reopen, //
     },
@@ -17,10 +16,7 @@ use crate::{
 use anyhow::Result;
 use liveupdate::Token;
 use rustix::{
-    fs::{
-        MemfdFlags,
-        OFlags, //
-    },
+    fs::OFlags,
     io::Errno, //
 };
 use std::fs::File;
@@ -105,15 +101,6 @@ fn unsupported(old: &mut Old<'_>) -> Result<()> {
     for (name, fd) in files {
         let result = refused(session.preserve(fd, Token(1)), &[Errno::NOENT]);
         old.common.check(name, result);
-    }
-    match memfd_with("hugetlb", MemfdFlags::HUGETLB) {
-        Ok(fd) => {
-            let result = refused(session.preserve(&fd, Token(1)), &[Errno::NOENT]);
-            old.common.check("hugetlb", result);
-        }
-        Err(error) => old
-            .common
-            .skip("hugetlb", &format!("no such memfd: {error}")),
     }
     let fd = memfd("after")?;
     Layout::full(1, page()).write(&fd)?;
