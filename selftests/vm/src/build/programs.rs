@@ -27,13 +27,12 @@ use crate::arch::{
 };
 
 /// Our own programs: package and binary.
-const OURS: [(&str, &str); 8] = [
+const OURS: [(&str, &str); 7] = [
     ("lu-init", "lu-init"),
     ("lu-init", "lu-reboot"),
     ("luoctl", "luoctl"),
     ("progs", "lu_memfd"),
     ("progs", "lu_bench"),
-    ("progs", "lu_demo"),
     ("vmm", "vmm"),
     ("vmm", "vmm-guest"),
 ];
