@@ -34,6 +34,9 @@ use crate::arch::{
     Variant, //
 };
 
+/// Lines that building a kernel prints, about, until it is known better.
+const FIRST_STEPS: u64 = 2400;
+
 /// A `make` in a kernel tree, with the toolchain every build here uses.
 pub(super) fn make(tree: &Path, out: &Path, arch: Arch) -> Command {
     let mut command = Command::new("make");
@@ -192,8 +195,9 @@ pub fn build(build: Build) -> Result<UpToDate> {
         // What is there is a mixture until the build has succeeded.
         let _ = fs::remove_file(&built);
         let target = image.file_name().context("image has a name")?;
-        step::run(
+        step::run_of(
             &format!("building the {name} kernel (10 to 20 minutes when nothing is cached)"),
+            FIRST_STEPS,
             make(&source.tree, &out, build.arch)
                 .arg(target)
                 .arg("modules"),

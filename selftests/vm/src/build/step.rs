@@ -47,6 +47,11 @@ const QUIET: Duration = Duration::from_secs(60);
 ///
 /// The number of lines of the last run, kept beside the log, says how far this one is.
 pub(super) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
+    run_of(what, 0, command, log)
+}
+
+/// The same for a step that prints about `first` lines when it runs for the first time.
+pub(super) fn run_of(what: &str, first: u64, command: &mut Command, log: &Path) -> Result<()> {
     let unwritable = |error: io::Error| no_log(log, &error);
     if let Some(dir) = log.parent() {
         fs::create_dir_all(dir).map_err(unwritable)?;
@@ -55,7 +60,7 @@ pub(super) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
     let expected: u64 = fs::read_to_string(&count_file)
         .ok()
         .and_then(|s| s.trim().parse().ok())
-        .unwrap_or(0);
+        .unwrap_or(first);
     let bar = ProgressBar::new(expected);
     bar.set_style(ProgressStyle::with_template(
         "{msg} {bar:30} {pos}/{len} {elapsed}",
@@ -101,11 +106,12 @@ pub(super) fn run(what: &str, command: &mut Command, log: &Path) -> Result<()> {
         }
         if !terminal && spoken.elapsed() >= QUIET {
             spoken = Instant::now();
-            eprintln!(
-                "{what}: {lines} of about {} steps, {} s",
-                expected.max(lines),
-                start.elapsed().as_secs()
-            );
+            let of = match lines < expected {
+                true => format!(" of about {expected}"),
+                false => String::new(),
+            };
+            let seconds = start.elapsed().as_secs();
+            eprintln!("{what}: {lines}{of} steps, {seconds} s");
         }
     }
     let status = child.wait()?;
