@@ -35,13 +35,7 @@ mod hugetlb;
 
 use hugetlb::HugetlbFiles;
 use kernel::prelude::*;
-use luo::{
-    abi::hugetlb::COMPATIBLE,
-    liveupdate::{
-        self,
-        Registration, //
-    }, //
-};
+use luo::liveupdate::Registration;
 
 module! {
     type: LuoHugetlb,
@@ -58,29 +52,4 @@ module! {
     },
 }
 
-/// Lets `modinfo` tell which format the module is for.
-#[cfg(MODULE)]
-#[link_section = ".modinfo"]
-#[used(compiler)]
-static FORMAT: [u8; FORMAT_LEN] = luo::modinfo_format(COMPATIBLE);
-#[cfg(MODULE)]
-const FORMAT_LEN: usize = "format=".len() + COMPATIBLE.to_bytes_with_nul().len();
-
-struct LuoHugetlb {
-    /// [`None`] if there is nothing to do.
-    _registration: Option<Pin<KBox<Registration<HugetlbFiles>>>>,
-}
-
-impl kernel::Module for LuoHugetlb {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        if !liveupdate::enabled() {
-            pr_info!("inactive: boot with \"kho=on liveupdate=on\" to preserve memfds\n");
-            return Ok(Self {
-                _registration: None,
-            });
-        }
-        Ok(Self {
-            _registration: Some(Registration::new()?),
-        })
-    }
-}
+luo::handler_module!(LuoHugetlb, HugetlbFiles, Registration::new().map(Some));

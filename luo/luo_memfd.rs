@@ -38,13 +38,7 @@
 mod memfd;
 
 use kernel::prelude::*;
-use luo::{
-    abi::memfd::COMPATIBLE,
-    liveupdate::{
-        self,
-        Registration, //
-    }, //
-};
+use luo::liveupdate::Registration;
 use memfd::Memfd;
 
 module! {
@@ -62,45 +56,22 @@ module! {
     },
 }
 
-/// Lets `modinfo` tell which format the module is for.
-#[cfg(MODULE)]
-#[link_section = ".modinfo"]
-#[used(compiler)]
-static FORMAT: [u8; FORMAT_LEN] = luo::modinfo_format(COMPATIBLE);
-#[cfg(MODULE)]
-const FORMAT_LEN: usize = "format=".len() + COMPATIBLE.to_bytes_with_nul().len();
+luo::handler_module!(LuoMemfd, Memfd, register());
 
-struct LuoMemfd {
-    /// [`None`] if there is nothing to do.
-    _registration: Option<Pin<KBox<Registration<Memfd>>>>,
-}
-
-impl kernel::Module for LuoMemfd {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        if !liveupdate::enabled() {
-            pr_info!("inactive: boot with \"kho=on liveupdate=on\" to preserve memfds\n");
-            return Ok(Self {
-                _registration: None,
-            });
+fn register() -> Result<Option<Pin<KBox<Registration<Memfd>>>>> {
+    // In test kernels, the handler has shared state that is of no use otherwise.
+    let registration = if cfg!(CONFIG_LIVEUPDATE_TEST) {
+        Registration::with_flb()
+    } else {
+        Registration::new()
+    };
+    match registration {
+        Err(EEXIST) => {
+            pr_info!(
+                "inactive: the kernel's own memfd handler is in use; unload memfd_luo, or build the kernel without CONFIG_LIVEUPDATE_MEMFD, to use this one\n"
+            );
+            Ok(None)
         }
-        // In test kernels, the handler has shared state that is of no use otherwise.
-        let registration = if cfg!(CONFIG_LIVEUPDATE_TEST) {
-            Registration::with_flb()
-        } else {
-            Registration::new()
-        };
-        let registration = match registration {
-            Ok(registration) => Some(registration),
-            Err(EEXIST) => {
-                pr_info!(
-                    "inactive: the kernel's own memfd handler is in use; unload memfd_luo, or build the kernel without CONFIG_LIVEUPDATE_MEMFD, to use this one\n"
-                );
-                None
-            }
-            Err(err) => return Err(err),
-        };
-        Ok(Self {
-            _registration: registration,
-        })
+        registration => registration.map(Some),
     }
 }

@@ -4,13 +4,22 @@
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
-use crate::bindings;
+use crate::{
+    abi::memfd::Seals,
+    bindings, //
+};
+use core::ptr::NonNull;
 use kernel::{
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
     fs::{
         file::flags,
         File, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::aref::ARef, //
 };
 
 /// A number that is the same for all files that are open on one inode, and only for those.
@@ -34,6 +43,31 @@ pub fn is_unlinked(file: &File) -> bool {
 /// Whether the file was opened for reading and for writing.
 pub fn is_read_write(file: &File) -> bool {
     file.flags() & flags::O_ACCMODE == flags::O_RDWR
+}
+
+/// The seals of a memfd, as `F_GET_SEALS` gives them. Fails with `EOPNOTSUPP` if not all are known.
+pub fn seals(file: &File) -> Result<Seals> {
+    // SAFETY: The file is alive.
+    let seals = unsafe { bindings::memfd_get_seals(file.as_ptr()) };
+    to_result(seals)?;
+    // CAST: Not negative.
+    Seals::from_bits(seals as u32).map_err(|_| EOPNOTSUPP)
+}
+
+/// Adds seals to a memfd.
+pub(crate) fn add_seals(file: &File, seals: Seals) -> Result {
+    // SAFETY: The file is alive.
+    to_result(unsafe { bindings::memfd_add_seals(file.as_ptr(), seals.bits()) })
+}
+
+/// A new memfd, as `memfd_create("", flags)` makes it. There is no other reference.
+pub(crate) fn new_memfd(flags: u32) -> Result<ARef<File>> {
+    // SAFETY: The name is a C string.
+    let file = unsafe { bindings::memfd_alloc_file(c"".as_char_ptr(), flags) };
+    let file = NonNull::new(from_err_ptr(file)?.cast()).ok_or(ENOMEM)?;
+    // SAFETY: We own the only reference, and `File` is a transparent wrapper; nobody can have
+    // called `fdget_pos()` for it.
+    Ok(unsafe { ARef::from_raw(file) })
 }
 
 /// Current position in bytes.

@@ -11,22 +11,21 @@ pub(crate) mod pools;
 pub use self::{
     incoming::{
         HeldHugePages,
-        IncomingHugePages, //
+        IncomingHugePages,
+        ListedHugePages, //
     },
     outgoing::PreservedHugePages, //
 };
 
 use crate::{
+    abi::memfd::Seals,
     bindings,
     fs,
     kho::PAGE, //
 };
 use core::ptr::NonNull;
 use kernel::{
-    error::{
-        from_err_ptr,
-        to_result, //
-    },
+    error::to_result,
     ffi::{
         c_uint,
         c_ulong, //
@@ -93,14 +92,6 @@ impl<'a> Hugetlb<'a> {
         unsafe { bindings::luo_helper_hugetlb_is_exec(self.as_ptr()) }
     }
 
-    /// The seals, as `F_GET_SEALS` gives them.
-    pub fn seals(self) -> Result<u32> {
-        // SAFETY: The file is alive.
-        let seals = unsafe { bindings::memfd_get_seals(self.as_ptr()) };
-        // CAST: Not negative.
-        to_result(seals).map(|()| seals as u32)
-    }
-
     /// Fixes which memory is in the file: until the result is dropped, the file cannot grow, shrink,
     /// or be punched.
     ///
@@ -147,14 +138,10 @@ impl NewHugetlb {
     pub fn new(order: u32) -> Result<Self> {
         let shift = order.checked_add(PAGE.shift()).filter(|shift| *shift < 64);
         let flags = shift.ok_or(ENODEV)? << MFD_HUGE_SHIFT | MFD_HUGETLB | MFD_ALLOW_SEALING;
-        // SAFETY: The name is a C string.
-        let file = unsafe { bindings::memfd_alloc_file(c"".as_char_ptr(), flags) };
-        let file = NonNull::new(from_err_ptr(file)?.cast()).ok_or(ENOMEM)?;
-        // SAFETY: We own the only reference, and `File` is a transparent wrapper; nobody can have
-        // called `fdget_pos()` for it.
-        let file = unsafe { ARef::from_raw(file) };
         // INVARIANT: That is what the flags ask for.
-        Ok(Self { file })
+        Ok(Self {
+            file: fs::new_memfd(flags)?,
+        })
     }
 
     /// Takes away the permission to execute it.
@@ -164,9 +151,8 @@ impl NewHugetlb {
     }
 
     /// Adds seals.
-    pub fn add_seals(&self, seals: u32) -> Result {
-        // SAFETY: The file is alive.
-        to_result(unsafe { bindings::memfd_add_seals(self.file.as_ptr(), seals) })
+    pub fn add_seals(&self, seals: Seals) -> Result {
+        fs::add_seals(&self.file, seals)
     }
 
     /// Sets the size. The file is all hole.

@@ -32,6 +32,7 @@ pub use self::{
     restored::{
         HeldFolios,
         IncomingFolios,
+        ListedFolios,
         RestoreError, //
     },
 };

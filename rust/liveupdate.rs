@@ -8,9 +8,10 @@
 //!    undoes all of that when it is dropped, which happens if the session is closed.
 //! 2. `freeze` is the last chance before the jump to bring the handed-over state up to date. If any
 //!    file fails here, the old kernel goes on, and `unfreeze` is called for those that did not.
-//! 3. In the new kernel, `retrieve` makes the file again, once; or `discard` frees what was handed
-//!    over, if nobody wanted it. LUO never calls a handler again after `retrieve` failed, so that
-//!    the state is used up in any case.
+//! 3. In the new kernel, `claim` takes over what was handed over. If somebody wants the file, `parse`
+//!    and `check` look at it, and `retrieve` makes the file again, once. If nobody does, or anything
+//!    is wrong, it is dropped, and so freed. LUO never calls a handler again after a file could not be
+//!    retrieved, so that the state is used up in any case.
 //! 4. `finished` gets what `retrieve` wanted to be kept until the user confirmed that all is well.
 //!
 //! There is no way to refuse to finish: LUO would not be able to ever end the session.
@@ -21,8 +22,10 @@
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 mod adapter;
+mod module;
 
 use crate::{
+    abi,
     bindings,
     flb::{
         Flb,
@@ -31,7 +34,8 @@ use crate::{
     kho::{
         Abi,
         Incoming,
-        PreservedBox, //
+        PreservedBox,
+        RestoreError, //
     },
     orphan::{
         self,
@@ -105,6 +109,12 @@ pub trait FileHandler: Sized + 'static {
     type Live: Send + Unpin + 'static;
     /// State that all files of this type share, or [`NoFlb`](crate::flb::NoFlb).
     type Flb: Flb;
+    /// A header that is consistent in itself.
+    type Parsed;
+    /// All that a header names. Dropping it frees what can be identified of it.
+    type Memory;
+    /// The same, where all can be identified.
+    type Checked;
 
     /// Whether `file` is of this type. This must be cheap and must not sleep for long.
     fn can_preserve(file: &File) -> bool;
@@ -123,12 +133,20 @@ pub trait FileHandler: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Restores a file. Everything that `header` stands for must be restored or freed, also if this
-    /// fails.
-    fn retrieve(header: Incoming<Self::Header>) -> Result<Retrieved<Self::Live>>;
+    /// Takes over all that `header` names. Anything may be wrong with it.
+    fn claim(header: Incoming<Self::Header>) -> Self::Memory;
 
-    /// Frees everything that `header` stands for: nobody wanted the file.
-    fn discard(header: Incoming<Self::Header>);
+    /// Checks all that can be checked without looking at what the header names.
+    fn parse(raw: &Self::Header) -> Result<Self::Parsed, abi::Error>;
+
+    /// Checks as much as is needed to free everything.
+    fn check(memory: Self::Memory, header: &Self::Parsed) -> Result<Self::Checked, RestoreError>;
+
+    /// Restores a file. Everything must be restored or freed, also if this fails.
+    fn retrieve(
+        memory: Self::Checked,
+        header: &Self::Parsed,
+    ) -> Result<Retrieved<Self::Live>, RestoreError>;
 
     /// The user is done with the update: `live` is not needed any more. What cannot be released yet
     /// is returned, and is released later.

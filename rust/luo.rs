@@ -34,6 +34,7 @@ pub mod status;
 pub mod test;
 
 /// A modinfo field that names the format a module reads and writes, for a static in `.modinfo`.
+#[doc(hidden)]
 pub const fn modinfo_format<const LEN: usize>(name: &CStr) -> [u8; LEN] {
     const KEY: &[u8] = b"format=";
 

@@ -5,17 +5,15 @@
 //! C header: [`include/linux/memfd.h`](srctree/include/linux/memfd.h)
 
 use crate::{
-    abi::memfd::CreateMode,
-    bindings,
-    fs,
-    shmem::Shmem, //
-};
-use core::ptr::NonNull;
-use kernel::{
-    error::{
-        from_err_ptr,
-        to_result, //
+    abi::memfd::{
+        CreateMode,
+        Seals, //
     },
+    bindings,
+    fs, //
+};
+use kernel::{
+    error::to_result,
     ffi::c_ulong,
     fs::File,
     prelude::*,
@@ -24,14 +22,6 @@ use kernel::{
 
 const MFD_ALLOW_SEALING: u32 = 0x0002;
 const MFD_NOEXEC_SEAL: u32 = 0x0008;
-
-/// The seals of a file, as `F_GET_SEALS` gives them.
-pub fn seals(file: Shmem<'_>) -> Result<u32> {
-    // SAFETY: The file is alive.
-    let seals = unsafe { bindings::memfd_get_seals(file.as_ptr()) };
-    // CAST: Not negative.
-    to_result(seals).map(|()| seals as u32)
-}
 
 /// A new memfd in shared memory that nobody else knows yet.
 ///
@@ -49,20 +39,15 @@ impl NewMemfd {
             CreateMode::NoExecSeal => MFD_NOEXEC_SEAL,
             CreateMode::AllowSealing => MFD_ALLOW_SEALING,
         };
-        // SAFETY: The name is a C string.
-        let file = unsafe { bindings::memfd_alloc_file(c"".as_char_ptr(), flags) };
-        let file = NonNull::new(from_err_ptr(file)?.cast()).ok_or(ENOMEM)?;
-        // SAFETY: We own the only reference, and `File` is a transparent wrapper; nobody can have
-        // called `fdget_pos()` for it.
-        let file = unsafe { ARef::from_raw(file) };
         // INVARIANT: A memfd without huge pages is in shared memory.
-        Ok(Self { file })
+        Ok(Self {
+            file: fs::new_memfd(flags)?,
+        })
     }
 
     /// Adds seals.
-    pub fn add_seals(&self, seals: u32) -> Result {
-        // SAFETY: The file is alive.
-        to_result(unsafe { bindings::memfd_add_seals(self.file.as_ptr(), seals) })
+    pub fn add_seals(&self, seals: Seals) -> Result {
+        fs::add_seals(&self.file, seals)
     }
 
     /// Sets the size. The file is all hole.

@@ -24,6 +24,7 @@ pub use self::check::{
 };
 
 use super::{
+    check_file,
     memfd::Seals,
     vmalloc::{
         CheckedVmalloc,
@@ -50,9 +51,6 @@ use zerocopy_derive::{
 
 /// The name of this format in the Live Update Orchestrator.
 pub const COMPATIBLE: &CStr = c"rs-hugetlb-v1";
-
-/// The largest file size and position (`MAX_LFS_FILESIZE`).
-const MAX_SIZE: u64 = i64::MAX.unsigned_abs();
 
 /// What describes one file.
 #[repr(C)]
@@ -231,8 +229,6 @@ pub struct Header {
 impl Header {
     /// Checks all that can be checked without the array.
     pub fn parse(raw: &HugetlbSer, page: PageSize) -> Result<Self> {
-        const RECORD: u64 = size_of::<ExtentSer>() as u64;
-
         if raw.checksum != raw.sum() {
             return Err(Error::Checksum);
         }
@@ -247,12 +243,7 @@ impl Header {
         if raw.order == 0 || shift >= i64::BITS - 1 {
             return Err(Error::Order);
         }
-        if raw.pos > MAX_SIZE {
-            return Err(Error::Position);
-        }
-        if raw.size > MAX_SIZE {
-            return Err(Error::Size);
-        }
+        check_file(raw.pos, raw.size)?;
         let end = u32::try_from(raw.size.div_ceil(1 << shift)).map_err(|_| Error::Size)?;
         if raw.nr_pages > u64::from(end)
             || u64::from(raw.nr_extents) > raw.nr_pages
@@ -260,15 +251,8 @@ impl Header {
         {
             return Err(Error::Count);
         }
-        let extents = if raw.nr_extents != 0 {
-            // No overflow: these are 32-bit numbers.
-            let need = u64::from(raw.nr_extents) * RECORD;
-            Some(raw.extents.parse(need, need, page)?)
-        } else if raw.extents.is_null() {
-            None
-        } else {
-            return Err(Error::Array);
-        };
+        let nr = u64::from(raw.nr_extents);
+        let extents = raw.extents.parse_records::<ExtentSer>(nr, nr, page)?;
 
         // INVARIANT: checked above.
         Ok(Self {

@@ -32,6 +32,7 @@ pub use self::{
 };
 
 use super::{
+    check_file,
     vmalloc::{
         CheckedVmalloc,
         KhoVmalloc, //
@@ -56,9 +57,6 @@ use zerocopy_derive::{
 
 /// The name of this format in the Live Update Orchestrator.
 pub const COMPATIBLE: &CStr = c"memfd-v2";
-
-/// The largest file size and position (`MAX_LFS_FILESIZE`).
-const MAX_SIZE: u64 = i64::MAX.unsigned_abs();
 
 /// The kernel's `struct memfd_luo_ser`.
 #[repr(C)]
@@ -167,31 +165,18 @@ pub struct Header {
 impl Header {
     /// Checks all that can be checked without the array.
     pub fn parse(raw: &MemfdSer, page: PageSize) -> Result<Self> {
-        const RECORD: u64 = size_of::<FolioSer>() as u64;
-
         if raw.flags != 0 {
             return Err(Error::UnknownFlags);
         }
         let seals = Seals::from_bits(raw.seals)?;
-        if raw.pos > MAX_SIZE {
-            return Err(Error::Position);
-        }
-        if raw.size > MAX_SIZE {
-            return Err(Error::Size);
-        }
+        check_file(raw.pos, raw.size)?;
         let pages = page.pages(raw.size);
         if raw.nr_folios > pages {
             return Err(Error::Count);
         }
-        let folios = if raw.nr_folios != 0 {
-            // No overflow: there are at most 2^51 pages in a file.
-            let need = raw.nr_folios * RECORD;
-            Some(raw.folios.parse(need, pages * RECORD, page)?)
-        } else if raw.folios.is_null() {
-            None
-        } else {
-            return Err(Error::Array);
-        };
+        let folios = raw
+            .folios
+            .parse_records::<FolioSer>(raw.nr_folios, pages, page)?;
 
         // INVARIANT: checked above.
         Ok(Self {

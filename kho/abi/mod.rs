@@ -33,3 +33,17 @@ pub use self::{
     },
     page::PageSize, //
 };
+
+/// The largest file size and position (`MAX_LFS_FILESIZE`).
+const MAX_FILE_SIZE: u64 = i64::MAX.unsigned_abs();
+
+/// Checks a file position and a file size.
+fn check_file(pos: u64, size: u64) -> Result {
+    if pos > MAX_FILE_SIZE {
+        return Err(Error::Position);
+    }
+    if size > MAX_FILE_SIZE {
+        return Err(Error::Size);
+    }
+    Ok(())
+}

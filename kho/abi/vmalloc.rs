@@ -103,6 +103,25 @@ impl KhoVmalloc {
         // INVARIANT: checked above.
         Ok(CheckedVmalloc { raw: *self, unit })
     }
+
+    /// Checks that this describes memory for `nr` records of type `T`, and not much more than `most`
+    /// records need; or nothing at all if `nr` is zero.
+    pub fn parse_records<T>(
+        &self,
+        nr: u64,
+        most: u64,
+        page: PageSize,
+    ) -> Result<Option<CheckedVmalloc>> {
+        let size = size_of::<T>() as u64;
+        match nr {
+            0 if self.is_null() => Ok(None),
+            0 => Err(Error::Array),
+            nr => {
+                let need = nr.checked_mul(size).ok_or(Error::Count)?;
+                self.parse(need, most.saturating_mul(size), page).map(Some)
+            }
+        }
+    }
 }
 
 /// A description that is consistent in itself; the list it points to is not checked yet.

@@ -10,16 +10,26 @@ use kernel::{
     prelude::*, //
 };
 use luo::{
-    abi::hugetlb::{
-        HugetlbSer,
-        COMPATIBLE, //
+    abi::{
+        self,
+        hugetlb::{
+            Header,
+            HugetlbSer,
+            COMPATIBLE, //
+        }, //
     },
     flb::NoFlb,
     hugetlb::{
         HeldHugePages,
-        Hugetlb, //
+        Hugetlb,
+        IncomingHugePages,
+        ListedHugePages, //
     },
-    kho::Incoming,
+    kho::{
+        Incoming,
+        RestoreError,
+        PAGE, //
+    },
     liveupdate::{
         FileHandler,
         Preserved,
@@ -38,6 +48,9 @@ impl FileHandler for HugetlbFiles {
     type State = preserve::State;
     type Live = HeldHugePages;
     type Flb = NoFlb;
+    type Parsed = Header;
+    type Memory = IncomingHugePages;
+    type Checked = ListedHugePages;
 
     fn can_preserve(file: &File) -> bool {
         Hugetlb::new(file).is_some()
@@ -51,12 +64,23 @@ impl FileHandler for HugetlbFiles {
         preserve::freeze(file, preserved)
     }
 
-    fn retrieve(header: Incoming<HugetlbSer>) -> Result<Retrieved<HeldHugePages>> {
-        retrieve::retrieve(header)
+    fn claim(header: Incoming<HugetlbSer>) -> IncomingHugePages {
+        IncomingHugePages::new(header, |raw| raw.extents)
     }
 
-    fn discard(header: Incoming<HugetlbSer>) {
-        retrieve::discard(header);
+    fn parse(raw: &HugetlbSer) -> Result<Header, abi::Error> {
+        Header::parse(raw, PAGE)
+    }
+
+    fn check(pages: IncomingHugePages, header: &Header) -> Result<ListedHugePages, RestoreError> {
+        pages.check(header)
+    }
+
+    fn retrieve(
+        pages: ListedHugePages,
+        header: &Header,
+    ) -> Result<Retrieved<HeldHugePages>, RestoreError> {
+        retrieve::retrieve(pages, header)
     }
 
     #[cfg(CONFIG_LIVEUPDATE_TEST)]

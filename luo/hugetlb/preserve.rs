@@ -8,10 +8,7 @@ use kernel::{
     prelude::*, //
 };
 use luo::{
-    abi::{
-        hugetlb::HugetlbSer,
-        memfd::Seals, //
-    },
+    abi::hugetlb::HugetlbSer,
     fs,
     hugetlb::{
         FrozenHugetlb,
@@ -40,16 +37,9 @@ impl State {
     }
 }
 
-/// The seals, if all are known.
-fn seals(file: Hugetlb<'_>) -> Result<u32> {
-    Seals::from_bits(file.seals()?)
-        .map(Seals::bits)
-        .map_err(|_| EOPNOTSUPP)
-}
-
 /// Puts into the header what may have changed since, and its checksum.
 fn update(file: Hugetlb<'_>, header: &mut HugetlbSer) -> Result {
-    header.seals = seals(file)?;
+    header.seals = fs::seals(file.file())?.bits();
     header.pos = fs::pos(file.file());
     header.flags &= !HugetlbSer::NOEXEC;
     if !file.is_executable() {
@@ -68,7 +58,7 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<HugetlbSer, State>> {
         pr_info!("a file that is no memfd cannot be preserved: it is in a mounted hugetlbfs, or SysV shared memory\n");
         return Err(EOPNOTSUPP);
     }
-    seals(file)?;
+    fs::seals(file.file())?;
 
     // From here on, the size cannot change.
     let frozen = file.freeze()?;

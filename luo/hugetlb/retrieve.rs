@@ -7,50 +7,20 @@
 
 use kernel::prelude::*;
 use luo::{
-    abi::hugetlb::{
-        Header,
-        HugetlbSer, //
-    },
+    abi::hugetlb::Header,
     hugetlb::{
         HeldHugePages,
-        IncomingHugePages,
+        ListedHugePages,
         NewHugetlb, //
     },
-    kho::{
-        Incoming,
-        RestoreError,
-        PAGE, //
-    },
+    kho::RestoreError,
     liveupdate::Retrieved, //
 };
 
-/// Huge pages of the file that `header` stands for.
-fn pages(header: Incoming<HugetlbSer>) -> IncomingHugePages {
-    IncomingHugePages::new(header, |raw| raw.extents)
-}
-
-pub(super) fn retrieve(header: Incoming<HugetlbSer>) -> Result<Retrieved<HeldHugePages>> {
-    let raw = *header;
-    let pages = pages(header);
-
-    Header::parse(&raw, PAGE)
-        .map_err(RestoreError::Header)
-        .and_then(|header| restore(&header, pages))
-        .map_err(|err| {
-            pr_err!(
-                "retrieve failed, a memfd of {} bytes is lost and its memory freed: {}\n",
-                raw.size,
-                err
-            );
-            err.to_error()
-        })
-}
-
-fn restore(
+pub(super) fn retrieve(
+    pages: ListedHugePages,
     header: &Header,
-    pages: IncomingHugePages,
 ) -> Result<Retrieved<HeldHugePages>, RestoreError> {
-    let pages = pages.check(header)?;
     let file = create(header).map_err(RestoreError::Create)?;
     let live = pages.insert_into(&file, header)?;
     Ok(Retrieved {
@@ -76,26 +46,8 @@ fn create(header: &Header) -> Result<NewHugetlb> {
     if !header.is_executable() {
         file.set_noexec();
     }
-    file.add_seals(header.seals().bits())?;
+    file.add_seals(header.seals())?;
     file.set_size(header.size())?;
     file.set_pos(header.pos())?;
     Ok(file)
-}
-
-pub(super) fn discard(header: Incoming<HugetlbSer>) {
-    let raw = *header;
-    let pages = pages(header);
-
-    let result = match Header::parse(&raw, PAGE) {
-        // Dropping them frees the memory.
-        Ok(header) => pages.check(&header).map(drop),
-        // Dropping them frees what can be identified.
-        Err(err) => Err(RestoreError::Header(err)),
-    };
-    if let Err(err) = result {
-        pr_err!(
-            "finish: {}; what cannot be identified stays unused until the next boot\n",
-            err
-        );
-    }
 }

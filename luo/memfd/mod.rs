@@ -10,21 +10,30 @@ use kernel::{
     prelude::*, //
 };
 use luo::{
-    abi::memfd::{
-        FolioSer,
-        MemfdSer,
-        COMPATIBLE, //
+    abi::{
+        self,
+        memfd::{
+            FolioSer,
+            Header,
+            MemfdSer,
+            COMPATIBLE, //
+        }, //
     },
     fs,
     kho::{
         HeldFolios,
-        Incoming, //
+        Incoming,
+        IncomingFolios,
+        ListedFolios,
+        RestoreError,
+        PAGE, //
     },
     liveupdate::{
         FileHandler,
         Preserved,
         Retrieved, //
     },
+    max_folio_order,
     shmem::Shmem,
     test::TestFlb, //
 };
@@ -40,6 +49,9 @@ impl FileHandler for Memfd {
     type State = preserve::State;
     type Live = HeldFolios<FolioSer>;
     type Flb = TestFlb;
+    type Parsed = Header;
+    type Memory = IncomingFolios<FolioSer>;
+    type Checked = ListedFolios<FolioSer>;
 
     fn can_preserve(file: &File) -> bool {
         Shmem::new(file).is_some() && fs::is_unlinked(file)
@@ -53,12 +65,26 @@ impl FileHandler for Memfd {
         preserve::freeze(file, preserved)
     }
 
-    fn retrieve(header: Incoming<MemfdSer>) -> Result<Retrieved<HeldFolios<FolioSer>>> {
-        retrieve::retrieve(header)
+    fn claim(header: Incoming<MemfdSer>) -> IncomingFolios<FolioSer> {
+        IncomingFolios::new(header, |raw| raw.folios, max_folio_order())
     }
 
-    fn discard(header: Incoming<MemfdSer>) {
-        retrieve::discard(header);
+    fn parse(raw: &MemfdSer) -> Result<Header, abi::Error> {
+        Header::parse(raw, PAGE)
+    }
+
+    fn check(
+        folios: IncomingFolios<FolioSer>,
+        header: &Header,
+    ) -> Result<ListedFolios<FolioSer>, RestoreError> {
+        folios.check(header.folios(), header.nr_folios())
+    }
+
+    fn retrieve(
+        folios: ListedFolios<FolioSer>,
+        header: &Header,
+    ) -> Result<Retrieved<HeldFolios<FolioSer>>, RestoreError> {
+        retrieve::retrieve(folios, header)
     }
 
     #[cfg(CONFIG_LIVEUPDATE_TEST)]

@@ -11,8 +11,7 @@ use kernel::{
 use luo::{
     abi::memfd::{
         FolioSer,
-        MemfdSer,
-        Seals, //
+        MemfdSer, //
     },
     fs,
     kho::{
@@ -20,7 +19,6 @@ use luo::{
         PreservedFolios, //
     },
     liveupdate::Preserved,
-    memfd,
     shmem::{
         FrozenShmem,
         Shmem, //
@@ -49,20 +47,12 @@ fn chunk() -> NonZeroU32 {
         .unwrap_or(NonZeroU32::MIN)
 }
 
-/// The seals, if all are known.
-fn seals(file: Shmem<'_>) -> Result<u32> {
-    let seals = memfd::seals(file)?;
-    Seals::from_bits(seals)
-        .map(Seals::bits)
-        .map_err(|_| EOPNOTSUPP)
-}
-
 pub(super) fn preserve(file: &File) -> Result<Preserved<MemfdSer, State>> {
     if !fs::is_read_write(file) {
         return Err(EACCES);
     }
     let file = Shmem::new(file).ok_or(EINVAL)?;
-    let seals = seals(file)?;
+    let seals = fs::seals(file.file())?.bits();
 
     // From here on, the size cannot change.
     let frozen = file.freeze()?;
@@ -87,10 +77,8 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<MemfdSer, State>> {
 
 /// Position and seals may have changed, and memory may have broken.
 pub(super) fn freeze(file: &File, preserved: &mut Preserved<MemfdSer, State>) -> Result {
-    let file = Shmem::new(file).ok_or(EINVAL)?;
     preserved.state.folios.check_health()?;
-    let seals = seals(file)?;
-    preserved.header.seals = seals;
-    preserved.header.pos = fs::pos(file.file());
+    preserved.header.seals = fs::seals(file)?.bits();
+    preserved.header.pos = fs::pos(file);
     Ok(())
 }

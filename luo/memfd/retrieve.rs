@@ -11,13 +11,11 @@ use luo::{
         CreateMode,
         FolioChecker,
         FolioSer,
-        Header,
-        MemfdSer, //
+        Header, //
     },
     kho::{
         HeldFolios,
-        Incoming,
-        IncomingFolios,
+        ListedFolios,
         RestoreError,
         PAGE, //
     },
@@ -26,33 +24,10 @@ use luo::{
     memfd::NewMemfd, //
 };
 
-/// Folios of the file that `header` stands for.
-fn folios(header: Incoming<MemfdSer>) -> IncomingFolios<FolioSer> {
-    IncomingFolios::new(header, |raw| raw.folios, max_folio_order())
-}
-
-pub(super) fn retrieve(header: Incoming<MemfdSer>) -> Result<Retrieved<HeldFolios<FolioSer>>> {
-    let raw = *header;
-    let folios = folios(header);
-
-    Header::parse(&raw, PAGE)
-        .map_err(RestoreError::Header)
-        .and_then(|header| restore(&header, folios))
-        .map_err(|err| {
-            pr_err!(
-                "retrieve failed, a memfd of {} bytes is lost and its memory freed: {}\n",
-                raw.size,
-                err
-            );
-            err.to_error()
-        })
-}
-
-fn restore(
+pub(super) fn retrieve(
+    folios: ListedFolios<FolioSer>,
     header: &Header,
-    folios: IncomingFolios<FolioSer>,
 ) -> Result<Retrieved<HeldFolios<FolioSer>>, RestoreError> {
-    let folios = folios.check(header.folios(), header.nr_folios())?;
     let file = create(header).map_err(RestoreError::Create)?;
     let mut checker = FolioChecker::new(header, PAGE, max_folio_order());
     let live = folios.insert_into(&file, |record, order| {
@@ -72,26 +47,8 @@ fn restore(
 fn create(header: &Header) -> Result<NewMemfd> {
     let seals = header.seals();
     let file = NewMemfd::new(CreateMode::from_seals(seals))?;
-    file.add_seals(seals.bits())?;
+    file.add_seals(seals)?;
     file.set_size(header.size())?;
     file.set_pos(header.pos())?;
     Ok(file)
-}
-
-pub(super) fn discard(header: Incoming<MemfdSer>) {
-    let raw = *header;
-    let folios = folios(header);
-
-    let result = match Header::parse(&raw, PAGE) {
-        // Dropping them frees the memory.
-        Ok(header) => folios.check(header.folios(), header.nr_folios()).map(drop),
-        // Dropping them frees what can be identified.
-        Err(err) => Err(RestoreError::Header(err)),
-    };
-    if let Err(err) = result {
-        pr_err!(
-            "finish: {}; what cannot be identified stays unused until the next boot\n",
-            err
-        );
-    }
 }

@@ -11,12 +11,16 @@ use super::{
     FileHandler,
     Preserved,
     Registration,
-    Retained, //
+    Retained,
+    Retrieved, //
 };
 use crate::{
     bindings,
     fs,
-    kho::Incoming,
+    kho::{
+        Incoming,
+        RestoreError, //
+    },
     orphan,
     status::{
         FileState,
@@ -234,12 +238,12 @@ impl<T: FileHandler> Adapter<T> {
             let (row, node, slot) = match prepared {
                 Ok(prepared) => prepared,
                 Err(err) => {
-                    T::discard(header);
+                    Self::discard(header);
                     return Err(err);
                 }
             };
 
-            let retrieved = T::retrieve(header)?;
+            let retrieved = Self::restore(header)?;
             row.insert(key, &retrieved.file, FileState::Retrieved, retrieved.bytes);
             let retained = Retained {
                 live: retrieved.live,
@@ -265,7 +269,7 @@ impl<T: FileHandler> Adapter<T> {
         let key = Key::Incoming(args.serialized_data);
         if args.retrieve_status == 0 {
             if let Ok(header) = Self::take_header(args) {
-                T::discard(header);
+                Self::discard(header);
             }
         } else if args.retrieve_status < 0 && reg.remove_twin(key) {
             // What is kept is that of another file.
@@ -284,6 +288,40 @@ impl<T: FileHandler> Adapter<T> {
         orphan::retry();
         if let Some(flb) = reg.flb() {
             flb.before_finish();
+        }
+    }
+
+    /// Makes the file again, or frees what it consists of.
+    fn restore(header: Incoming<T::Header>) -> Result<Retrieved<T::Live>> {
+        let raw = *header;
+        let memory = T::claim(header);
+        let restore = || {
+            let parsed = T::parse(&raw).map_err(RestoreError::Header)?;
+            T::retrieve(T::check(memory, &parsed)?, &parsed)
+        };
+        restore().map_err(|err| {
+            pr_err!(
+                "{}: retrieve failed, the file is lost and its memory freed: {}\n",
+                T::COMPATIBLE,
+                err
+            );
+            err.to_error()
+        })
+    }
+
+    /// Frees what nobody wants.
+    fn discard(header: Incoming<T::Header>) {
+        let raw = *header;
+        let memory = T::claim(header);
+        let checked = T::parse(&raw)
+            .map_err(RestoreError::Header)
+            .and_then(|parsed| T::check(memory, &parsed));
+        if let Err(err) = checked {
+            pr_err!(
+                "{}: finish: {}; what cannot be identified stays unused until the next boot\n",
+                T::COMPATIBLE,
+                err
+            );
         }
     }
 
