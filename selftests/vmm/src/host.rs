@@ -279,7 +279,12 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
     State::claim(&state_file)?;
     let host = Host::new(name, machine);
     host.machine.vcpus.start();
-    incoming.finish()?;
+    // The guest runs, and nobody can resume it again: whatever fails now must not end it.
+    if let Err(error) = incoming.finish() {
+        host.say(&format!(
+            "the session cannot be finished, its memory stays pinned until it is: {error:#}"
+        ));
+    }
     std::thread::scope(|scope| {
         scope.spawn(|| host.tell_first(timeline, record.beat));
         host.serve(listener)

@@ -144,8 +144,9 @@ impl Machine {
         let fds = arch::create_vcpus(&kvm, &vm, record.vcpus as usize)?;
         let hz = fds.first().map_or(Ok(0), arch::hz)?;
         arch::restore_vm(&vm, state, hz)?;
+        let clock = arch::Clock::new(state)?;
         for (number, vcpu) in fds.iter().enumerate() {
-            arch::restore_vcpu(number, vcpu, state, hz)
+            arch::restore_vcpu(number, vcpu, state, clock)
                 .with_context(|| format!("vCPU {number}"))?;
         }
         arch::restore_interrupts(&vm, fds.len(), state)?;
@@ -164,9 +165,11 @@ impl Machine {
     /// Saves the guest, whose vCPUs are stopped, into a memfd.
     pub(crate) fn save(&self, timeline: &mut Timeline, check: bool) -> Result<File> {
         let mut writer = Writer::default();
+        // In this order an interrupt on its way from the controllers to a vCPU is saved twice at the worst,
+        // and never not at all.
+        arch::save_vm(&self.vm, self.vcpus.len(), &mut writer).context("the VM's state")?;
         self.vcpus
             .each(|number, vcpu| arch::save_vcpu(number, vcpu, &mut writer))?;
-        arch::save_vm(&self.vm, self.vcpus.len(), &mut writer).context("the VM's state")?;
         self.devices.save(&mut writer)?;
         timeline.mark();
 

@@ -108,7 +108,8 @@ impl Vcpus {
     pub(crate) fn stop(&self) {
         self.gate.stop.store(true, Ordering::SeqCst);
         let mut parked = lock(&self.gate.parked);
-        while *parked < self.threads.len() {
+        // A thread that has ended runs nothing, but does not say that it is parked.
+        while *parked < self.threads.iter().filter(|t| !t.is_finished()).count() {
             for thread in &self.threads {
                 // It fails only for a thread that has ended.
                 let _ = thread.kill(KICK);
@@ -138,6 +139,13 @@ impl Vcpus {
             0 => None,
             tick => Some(tick),
         }
+    }
+}
+
+impl Drop for Vcpus {
+    /// Nothing may run any more when the memory goes.
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -13,7 +13,8 @@ pub(crate) use boot::boot;
 pub(crate) use uart::Uart;
 pub(crate) use vcpu::{
     restore_vcpu,
-    save_vcpu, //
+    save_vcpu,
+    Clock, //
 };
 pub(crate) use vm::{
     create_vcpus,

@@ -58,18 +58,43 @@ fn read(vcpu: &VcpuFd, id: u64) -> Result<Register> {
     Ok(Register { id, value })
 }
 
+/// What all vCPUs' counters are restored by.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// The counter when the guest's counters were read.
+    then: u64,
+}
+
+impl Clock {
+    pub(crate) fn new(state: &State) -> Result<Self> {
+        Ok(Self {
+            then: state.get(Kind::Counter, 0)?,
+        })
+    }
+
+    /// Whether the counter goes on from where it was.
+    fn goes_on(self) -> bool {
+        counter() >= self.then
+    }
+}
+
 /// Saves a vCPU that is stopped.
 pub(crate) fn save_vcpu(number: usize, vcpu: &VcpuFd, writer: &mut Writer) -> Result<()> {
+    let count = read(vcpu, VIRTUAL_COUNT)?;
+    // Taken directly after the guest's counter, which loses the time between them, and never before it:
+    // its time never includes what has not passed.
+    writer.put(Kind::Counter, number, &counter())?;
     let mut list = RegList::new(MAX)?;
     vcpu.get_reg_list(&mut list)
         .context("KVM does not list the registers")?;
     let registers = list
         .as_slice()
         .iter()
-        .map(|id| read(vcpu, *id))
+        .map(|id| match *id {
+            VIRTUAL_COUNT => Ok(count),
+            id => read(vcpu, id),
+        })
         .collect::<Result<Vec<_>>>()?;
-    // Taken after the guest's counters were read: its time never includes what has not passed.
-    writer.put(Kind::Counter, number, &counter())?;
     writer.put_list(Kind::OneRegs, number, &registers)?;
     writer.put(Kind::MpState, number, &vcpu.get_mp_state()?)?;
     let events = vcpu.get_vcpu_events()?.exception;
@@ -82,18 +107,24 @@ pub(crate) fn save_vcpu(number: usize, vcpu: &VcpuFd, writer: &mut Writer) -> Re
 }
 
 /// Restores a vCPU.
-pub(crate) fn restore_vcpu(number: usize, vcpu: &VcpuFd, state: &State, _hz: u64) -> Result<()> {
-    let then: u64 = state.get(Kind::Counter, number)?;
+pub(crate) fn restore_vcpu(
+    number: usize,
+    vcpu: &VcpuFd,
+    state: &State,
+    clock: Clock,
+) -> Result<()> {
     for mut register in state.list::<Register>(Kind::OneRegs, number)? {
         let size = size(register.id)?;
-        // The physical counter is the host's as long as nobody gives it an offset.
-        if register.id == PHYSICAL_COUNT && counter() >= then {
-            continue;
-        }
         if matches!(register.id, VIRTUAL_COUNT | PHYSICAL_COUNT) {
+            // They have one offset for the whole VM. The physical counter is the host's as long as nobody
+            // gives it one.
+            if number != 0 || (register.id == PHYSICAL_COUNT && clock.goes_on()) {
+                continue;
+            }
             // The guest's time goes on by what has passed; if that cannot be known, by nothing.
             let [low @ .., _, _, _, _, _, _, _, _] = register.value;
-            let count = u64::from_le_bytes(low).saturating_add(counter().saturating_sub(then));
+            let passed = counter().saturating_sub(clock.then);
+            let count = u64::from_le_bytes(low).saturating_add(passed);
             register.value = u128::from(count).to_le_bytes();
         }
         let value = register.value.get(..size).context("checked above")?;

@@ -65,6 +65,25 @@ struct Tsc {
     khz: u64,
 }
 
+/// What all vCPUs' clocks are restored by.
+///
+/// There is one for all, or the guest would see as many clocks as CPUs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// The offset of the guest's TSC, if the host's does not go on from where it was.
+    reset: Option<u64>,
+}
+
+impl Clock {
+    pub(crate) fn new(state: &State) -> Result<Self> {
+        let first: Tsc = state.get(Kind::Tsc, 0)?;
+        let now = counter();
+        Ok(Self {
+            reset: (now < first.host).then(|| first.guest.wrapping_sub(now)),
+        })
+    }
+}
+
 /// Reads the offset of the guest's TSC; kvm-ioctls has attributes of vCPUs on arm64 only.
 fn tsc_offset(vcpu: &VcpuFd) -> Result<u64> {
     let mut offset = 0u64;
@@ -132,7 +151,12 @@ pub(crate) fn save_vcpu(number: usize, vcpu: &VcpuFd, writer: &mut Writer) -> Re
 }
 
 /// Restores a vCPU.
-pub(crate) fn restore_vcpu(number: usize, vcpu: &VcpuFd, state: &State, _hz: u64) -> Result<()> {
+pub(crate) fn restore_vcpu(
+    number: usize,
+    vcpu: &VcpuFd,
+    state: &State,
+    clock: Clock,
+) -> Result<()> {
     let cpuid: Vec<kvm_cpuid_entry2> = state.list(Kind::Cpuid, number)?;
     vcpu.set_cpuid2(&CpuId::from_entries(&cpuid)?)
         .context("KVM does not offer the CPU that the guest runs on")?;
@@ -150,12 +174,18 @@ pub(crate) fn restore_vcpu(number: usize, vcpu: &VcpuFd, state: &State, _hz: u64
         .context("debug registers")?;
     vcpu.set_lapic(&state.get::<kvm_lapic_state>(Kind::Lapic, number)?)
         .context("local APIC")?;
-    restore_tsc(vcpu, state.get(Kind::Tsc, number)?)?;
+    restore_tsc(vcpu, state.get(Kind::Tsc, number)?, clock)?;
     restore_msrs(vcpu, &state.list(Kind::Msrs, number)?)?;
     vcpu.set_vcpu_events(&state.get::<kvm_vcpu_events>(Kind::VcpuEvents, number)?)
         .context("events")?;
     vcpu.set_mp_state(state.get::<kvm_mp_state>(Kind::MpState, number)?)
-        .context("run state")
+        .context("run state")?;
+    // Tells the guest's watchdogs that it was stopped. A guest without the paravirtual clock has no
+    // place to be told in.
+    match vcpu.kvmclock_ctrl() {
+        Err(error) if error.errno() != libc::EINVAL => Err(error).context("the pause"),
+        _ => Ok(()),
+    }
 }
 
 /// Sets the offset of the guest's TSC.
@@ -177,7 +207,11 @@ pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<()> {
 }
 
 /// Has the guest's TSC go on as if nothing had happened, or from where it was if the host's was reset.
-fn restore_tsc(vcpu: &VcpuFd, saved: Tsc) -> Result<()> {
+fn restore_tsc(vcpu: &VcpuFd, saved: Tsc, clock: Clock) -> Result<()> {
+    let Some(offset) = clock.reset else {
+        // It is the same TSC at the same rate, whatever this kernel measures it to be.
+        return set_tsc_offset(vcpu, saved.offset);
+    };
     let khz = u64::from(vcpu.get_tsc_khz()?);
     // Two measurements of one clock differ a little; another clock needs a CPU that can scale it.
     if saved.khz.abs_diff(khz) > khz / 1000 {
@@ -189,12 +223,6 @@ fn restore_tsc(vcpu: &VcpuFd, saved: Tsc) -> Result<()> {
                 )
             })?;
     }
-    let now = counter();
-    let offset = if now >= saved.host {
-        saved.offset
-    } else {
-        saved.guest.wrapping_sub(now)
-    };
     set_tsc_offset(vcpu, offset)
 }
 

@@ -44,6 +44,9 @@ const CHIPS: [u32; 3] = [
 ];
 const HYPERVISOR: u32 = 1 << 31;
 const TSC_DEADLINE: u32 = 1 << 24;
+/// Guests have no guests: their state is not saved.
+const VMX: u32 = 1 << 5;
+const SVM: u32 = 1 << 2;
 
 /// A VM.
 #[derive(Debug)]
@@ -95,7 +98,7 @@ fn cpuid(supported: &CpuId, id: usize, count: usize, deadline: bool) -> Result<C
         match (entry.function, entry.index) {
             (1, _) => {
                 entry.ebx = entry.ebx & 0x0000_ffff | id << 24 | count << 16;
-                entry.ecx |= HYPERVISOR;
+                entry.ecx = entry.ecx & !VMX | HYPERVISOR;
                 if deadline {
                     entry.ecx |= TSC_DEADLINE;
                 }
@@ -110,6 +113,7 @@ fn cpuid(supported: &CpuId, id: usize, count: usize, deadline: bool) -> Result<C
             (0xb | 0x1f, _) => {
                 (entry.eax, entry.ebx, entry.edx) = (0, 0, id);
             }
+            (0x8000_0001, _) => entry.ecx &= !SVM,
             (0x8000_0008, _) => {
                 entry.ecx = entry.ecx & !0xf0ff | 8 << 12 | (count - 1);
             }
