@@ -17,10 +17,17 @@
 //! another string.
 
 mod check;
+mod spans;
 
-pub use self::check::{
-    Extent,
-    ExtentChecker, //
+pub use self::{
+    check::{
+        Extent,
+        ExtentChecker, //
+    },
+    spans::{
+        Spans,
+        SpansChecker, //
+    }, //
 };
 
 use super::{
@@ -291,6 +298,12 @@ impl Header {
     #[inline]
     pub fn is_surplus(&self) -> bool {
         self.raw.flags & HugetlbSer::SURPLUS != 0
+    }
+
+    /// Whether there is a huge page for each part of the file.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.raw.nr_pages == u64::from(self.end)
     }
 
     /// Base two logarithm of the number of pages in a huge page.

@@ -9,7 +9,9 @@ use crate::{
         hugetlb::{
             ExtentChecker,
             ExtentSer,
-            Header, //
+            Header,
+            Spans,
+            SpansChecker, //
         },
         vmalloc::KhoVmalloc, //
     },
@@ -33,9 +35,10 @@ use kernel::prelude::*;
 struct HugePages {
     list: IncomingVec<ExtentSer>,
     /// That many huge pages from the start of the list were restored, and we have a reference of each.
+    /// None is as long as the list was not checked.
     restored: u64,
-    /// Of each of those; all of them were checked.
-    order: u32,
+    /// As soon as it was parsed.
+    header: Option<Header>,
 }
 
 /// Frees what waits to be restored at the start of `extent`, as long as it is of one size.
@@ -65,30 +68,61 @@ fn free(pfn: u64, order: u32) {
     }
 }
 
+impl HugePages {
+    /// If nothing was restored, and the lengths of the records cannot be right, but can be made from where
+    /// they start: what makes them.
+    fn spans(&self) -> Option<Spans> {
+        let header = self
+            .header
+            .filter(|header| self.restored == 0 && header.is_full())?;
+        let mut checker = SpansChecker::new(&header);
+        let _ = for_each_record(&self.list, &header, |_, record| {
+            checker.push(record);
+            ControlFlow::<()>::Continue(())
+        });
+        checker.end().then(|| Spans::new(&header))
+    }
+}
+
 impl Drop for HugePages {
     fn drop(&mut self) {
-        let (mut restored, order) = (self.restored, self.order);
+        let mut spans = self.spans();
+        // How many records there are is known if they were found to be right.
+        let known = self
+            .header
+            .filter(|_| self.restored != 0 || spans.is_some());
+        let nr = known.map_or(u64::MAX, |header| header.nr_extents().into());
+        let mut restored = self.restored;
+        let order = self.header.map_or(0, |header| header.order());
+        let mut release = |extent: &ExtentSer| {
+            // CAST: At most a `u32`.
+            let ours = restored.min(extent.nr.into()) as u32;
+            restored = restored.saturating_sub(ours.into());
+            let mut rest = *extent;
+            for _ in 0..ours {
+                // SAFETY: The list was checked and cannot have changed since, this huge page was
+                // restored, and our reference of it is released here only.
+                unsafe { bindings::luo_helper_folio_put(bindings::luo_helper_pfn_folio(rest.pfn)) };
+                rest.pfn = rest.pfn.wrapping_add(1 << order);
+                rest.nr = rest.nr.wrapping_sub(1);
+            }
+            free_waiting(&rest);
+            // SAFETY: FFI call without requirements but that it may sleep.
+            let _ = unsafe { bindings::luo_helper_interrupted() };
+        };
         let is_ours = |extent: ExtentSer| extent.nr != 0 && waiting_order(extent.pfn).is_some();
-        self.list.drain(is_ours, |_, extents| {
-            for extent in extents {
-                // CAST: At most a `u32`.
-                let ours = restored.min(extent.nr.into()) as u32;
-                restored = restored.saturating_sub(ours.into());
-                let mut rest = *extent;
-                for _ in 0..ours {
-                    // SAFETY: The list was checked and cannot have changed since, this huge page was
-                    // restored, and our reference of it is released here only.
-                    unsafe {
-                        bindings::luo_helper_folio_put(bindings::luo_helper_pfn_folio(rest.pfn))
-                    };
-                    rest.pfn = rest.pfn.wrapping_add(1 << order);
-                    rest.nr = rest.nr.wrapping_sub(1);
+        self.list.drain(is_ours, |first, extents| {
+            let left = usize::try_from(nr.saturating_sub(first)).unwrap_or(usize::MAX);
+            for extent in extents.iter().take(left) {
+                match &mut spans {
+                    None => release(extent),
+                    Some(spans) => spans.push(extent).iter().for_each(&mut release),
                 }
-                free_waiting(&rest);
-                // SAFETY: FFI call without requirements but that it may sleep.
-                let _ = unsafe { bindings::luo_helper_interrupted() };
             }
         });
+        if let Some(last) = spans.as_mut().and_then(Spans::end) {
+            release(&last);
+        }
     }
 }
 
@@ -107,13 +141,13 @@ impl IncomingHugePages {
             // SAFETY: The header is used up.
             list: unsafe { IncomingVec::new(desc) },
             restored: 0,
-            order: 0,
+            header: None,
         })
     }
 
     /// Checks the list, but not yet what is in it.
     pub fn check(mut self, header: &Header) -> Result<ListedHugePages, RestoreError> {
-        self.0.order = header.order();
+        self.0.header = Some(*header);
         if let Some(list) = header.extents() {
             self.0.list.check(list).map_err(RestoreError::List)?;
         }

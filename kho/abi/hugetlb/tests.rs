@@ -256,3 +256,42 @@ fn only_what_follows_directly_extends_an_extent() {
     assert_eq!(extent.nr, 3);
     assert!(!ExtentSer::default().extend(0, 0, 9));
 }
+
+/// The lengths that [`Spans`] finds, if the checksum says that they are the right ones.
+fn spans(changed: &[ExtentSer]) -> Option<Vec<ExtentSer>> {
+    let header = parse(|_| ()).unwrap();
+    assert!(header.is_full());
+    let mut checker = SpansChecker::new(&header);
+    let mut spans = Spans::new(&header);
+    let mut found = Vec::new();
+    for record in changed {
+        checker.push(record);
+        found.extend(spans.push(record));
+    }
+    found.extend(spans.end());
+    checker.end().then_some(found)
+}
+
+#[test]
+fn a_damaged_length_is_found_out() {
+    for nr in [0, 1, 6, u32::MAX] {
+        let [mut one, mut two] = EXTENTS;
+        one.nr = nr;
+        assert_eq!(spans(&[one, EXTENTS[1]]).unwrap(), EXTENTS);
+        two.nr = nr;
+        assert_eq!(spans(&[one, two]).unwrap(), EXTENTS);
+    }
+}
+
+#[test]
+fn other_damage_is_not_mistaken_for_it() {
+    let [one, mut two] = EXTENTS;
+    assert!(spans(&[one]).is_none());
+    assert!(spans(&[]).is_none());
+    two.index = 4;
+    assert!(spans(&[one, two]).is_none());
+    two = EXTENTS[1];
+    two.pfn = 0x400;
+    assert!(spans(&[one, two]).is_none());
+    assert!(spans(&[EXTENTS[1], one]).is_none());
+}
