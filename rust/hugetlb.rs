@@ -4,24 +4,18 @@
 //!
 //! C header: [`include/linux/hugetlb.h`](srctree/include/linux/hugetlb.h)
 
-mod incoming;
 mod outgoing;
 pub(crate) mod pools;
 
-pub use self::{
-    incoming::{
-        HeldHugePages,
-        IncomingHugePages,
-        ListedHugePages, //
-    },
-    outgoing::PreservedHugePages, //
-};
+pub use self::outgoing::PreservedHugePages;
 
 use crate::{
     abi::memfd::Seals,
-    bindings,
-    fs,
-    kho::PAGE, //
+    bindings, fs,
+    kho::{
+        ExtentFile,
+        PAGE, //
+    },
 };
 use core::ptr::NonNull;
 use kernel::{
@@ -168,26 +162,31 @@ impl NewHugetlb {
         fs::set_pos(&self.file, pos)
     }
 
-    /// Puts a folio to its place, as a huge page. The page cache takes a reference of its own.
-    ///
-    /// # Safety
-    ///
-    /// The caller has the only reference of the folio, which is not in use, and its content is valid.
-    unsafe fn insert(&self, folio: NonNull<bindings::folio>, index: u32, surplus: bool) -> Result {
-        // SAFETY: By the type invariants it has huge pages. The caller guarantees the rest.
-        to_result(unsafe {
-            bindings::luo_helper_hugetlb_insert(
-                self.file.as_ptr(),
-                folio.as_ptr(),
-                // CAST: The kernel has 64 bits.
-                index as c_ulong,
-                surplus,
-            )
-        })
-    }
-
     /// The finished file.
     pub fn into_file(self) -> ARef<File> {
         self.file
+    }
+}
+
+/// A new memfd, and what its huge pages become.
+pub struct Pages<'a> {
+    /// The file.
+    pub file: &'a NewHugetlb,
+    /// Whether the huge pages are surplus pages.
+    pub surplus: bool,
+}
+
+impl ExtentFile for Pages<'_> {
+    unsafe fn insert(&self, folio: NonNull<bindings::folio>, index: u32) -> Result {
+        // SAFETY: By the type invariants it has huge pages. The caller guarantees the rest.
+        to_result(unsafe {
+            bindings::luo_helper_hugetlb_insert(
+                self.file.file.as_ptr(),
+                folio.as_ptr(),
+                // CAST: The kernel has 64 bits.
+                index as c_ulong,
+                self.surplus,
+            )
+        })
     }
 }

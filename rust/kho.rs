@@ -13,17 +13,26 @@
 //!
 //! C header: [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
 
+mod extents;
 mod folios;
 mod incoming;
+mod incoming_extents;
 mod incoming_vec;
 mod outgoing;
 
 pub use self::{
+    extents::PreservedExtents,
     folios::{
         FolioRecord,
         PreservedFolios, //
     },
     incoming::Incoming,
+    incoming_extents::{
+        ExtentFile,
+        HeldExtents,
+        IncomingExtents,
+        ListedExtents, //
+    },
     incoming_vec::IncomingVec,
     outgoing::{
         PreservedBox,
@@ -35,11 +44,6 @@ pub use self::{
         ListedFolios,
         RestoreError, //
     },
-};
-
-pub(crate) use self::incoming::{
-    take_folio,
-    waiting_order, //
 };
 
 mod restored;

@@ -53,6 +53,12 @@ pub const fn modinfo_format<const LEN: usize>(name: &CStr) -> [u8; LEN] {
     field
 }
 
+/// To be called in long loops: lets others run, and tells whether the task is being killed.
+pub fn interrupted() -> bool {
+    // SAFETY: FFI call without requirements but that it may sleep.
+    unsafe { bindings::luo_helper_interrupted() }
+}
+
 /// Order of the largest folio that can be in a file.
 pub fn max_folio_order() -> u32 {
     // SAFETY: FFI call without requirements.

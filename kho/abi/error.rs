@@ -42,6 +42,12 @@ pub enum Error {
     Checksum,
     /// The previous kernel had pages of another size.
     PageSize,
+    /// This is no header, or one of another version.
+    Version,
+    /// Memory of a kind that does not belong here, or that this version does not know.
+    Class,
+    /// Memory of a kind of VM that this version does not know, or that cannot have such memory.
+    VmType,
 }
 
 impl Error {
@@ -53,7 +59,7 @@ impl Error {
         const EOPNOTSUPP: i32 = 95;
 
         match self {
-            Self::UnknownFlags | Self::UnknownSeals => EOPNOTSUPP,
+            Self::UnknownFlags | Self::UnknownSeals | Self::Version | Self::VmType => EOPNOTSUPP,
             Self::NotPreserved => EIO,
             _ => EINVAL,
         }
@@ -78,6 +84,9 @@ impl fmt::Display for Error {
             Self::IndexOutside => "folio is behind the end of the file",
             Self::Checksum => "wrong checksum",
             Self::PageSize => "the previous kernel had pages of another size",
+            Self::Version => "no header of a version that is known",
+            Self::Class => "memory of a kind that does not belong here",
+            Self::VmType => "memory of a kind of VM that is not known",
         })
     }
 }

@@ -19,6 +19,7 @@
 compile_error!("live update formats are defined for 64-bit little-endian machines");
 
 mod error;
+pub mod extents;
 pub mod hugetlb;
 pub mod memfd;
 mod page;

@@ -13,10 +13,16 @@ use std::{
 };
 
 /// One bug for each target: a file, a check in it, and what the check becomes.
-const BUGS: [(&str, &str, &str, &str); 4] = [
+const BUGS: [(&str, &str, &str, &str); 5] = [
+    (
+        "guest_memfd",
+        "extents/check.rs",
+        "record.class() != Some(self.class)",
+        "record.class().is_none()",
+    ),
     (
         "hugetlb",
-        "hugetlb/check.rs",
+        "extents/check.rs",
         "index < self.next",
         "index.saturating_add(1) < self.next",
     ),

@@ -19,14 +19,12 @@ use luo::{
         }, //
     },
     flb::NoFlb,
-    hugetlb::{
-        HeldHugePages,
-        Hugetlb,
-        IncomingHugePages,
-        ListedHugePages, //
-    },
+    hugetlb::Hugetlb,
     kho::{
+        HeldExtents,
         Incoming,
+        IncomingExtents,
+        ListedExtents,
         RestoreError,
         PAGE, //
     },
@@ -46,11 +44,11 @@ impl FileHandler for HugetlbFiles {
 
     type Header = HugetlbSer;
     type State = preserve::State;
-    type Live = HeldHugePages;
+    type Live = HeldExtents;
     type Flb = NoFlb;
     type Parsed = Header;
-    type Memory = IncomingHugePages;
-    type Checked = ListedHugePages;
+    type Memory = IncomingExtents;
+    type Checked = ListedExtents;
 
     fn can_preserve(file: &File) -> bool {
         Hugetlb::new(file).is_some()
@@ -64,22 +62,22 @@ impl FileHandler for HugetlbFiles {
         preserve::freeze(file, preserved)
     }
 
-    fn claim(header: Incoming<HugetlbSer>) -> IncomingHugePages {
-        IncomingHugePages::new(header, |raw| raw.extents)
+    fn claim(header: Incoming<HugetlbSer>) -> IncomingExtents {
+        IncomingExtents::new(header, |raw| raw.extents)
     }
 
     fn parse(raw: &HugetlbSer) -> Result<Header, abi::Error> {
         Header::parse(raw, PAGE)
     }
 
-    fn check(pages: IncomingHugePages, header: &Header) -> Result<ListedHugePages, RestoreError> {
-        pages.check(header)
+    fn check(pages: IncomingExtents, header: &Header) -> Result<ListedExtents, RestoreError> {
+        pages.check(header.list())
     }
 
     fn retrieve(
-        pages: ListedHugePages,
+        pages: ListedExtents,
         header: &Header,
-    ) -> Result<Retrieved<HeldHugePages>, RestoreError> {
+    ) -> Result<Retrieved<HeldExtents>, RestoreError> {
         retrieve::retrieve(pages, header)
     }
 

@@ -33,7 +33,7 @@ pub(crate) struct State {
 impl State {
     #[cfg(CONFIG_LIVEUPDATE_TEST)]
     pub(super) fn test_records(&self) -> luo::test::Records<'_> {
-        luo::test::Records::of_huge_pages(&self.pages)
+        luo::test::Records::of_extents(self.pages.list())
     }
 }
 
@@ -64,15 +64,16 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<HugetlbSer, State>> {
     let frozen = file.freeze()?;
     let surplus = module_parameters::surplus.value() != 0;
     let pages = PreservedHugePages::new(file, surplus)?;
+    let list = pages.list();
     let mut header = HugetlbSer {
         size: file.size(),
-        nr_pages: pages.nr_pages().into(),
-        extents_checksum: pages.checksum(),
+        nr_pages: list.nr_pages(),
+        extents_checksum: list.checksum(),
         flags: if surplus { HugetlbSer::SURPLUS } else { 0 },
-        nr_extents: pages.nr_extents()?,
-        order: u8::try_from(pages.order()).map_err(|_| EINVAL)?,
+        nr_extents: list.nr_extents()?,
+        order: u8::try_from(list.order()).map_err(|_| EINVAL)?,
         page_shift: u8::try_from(PAGE.shift()).map_err(|_| EINVAL)?,
-        extents: pages.describe(),
+        extents: list.describe(),
         ..HugetlbSer::default()
     };
     update(file, &mut header)?;

@@ -9,20 +9,27 @@ use kernel::prelude::*;
 use luo::{
     abi::hugetlb::Header,
     hugetlb::{
-        HeldHugePages,
-        ListedHugePages,
-        NewHugetlb, //
+        NewHugetlb,
+        Pages, //
     },
-    kho::RestoreError,
+    kho::{
+        HeldExtents,
+        ListedExtents,
+        RestoreError, //
+    },
     liveupdate::Retrieved, //
 };
 
 pub(super) fn retrieve(
-    pages: ListedHugePages,
+    pages: ListedExtents,
     header: &Header,
-) -> Result<Retrieved<HeldHugePages>, RestoreError> {
+) -> Result<Retrieved<HeldExtents>, RestoreError> {
     let file = create(header).map_err(RestoreError::Create)?;
-    let live = pages.insert_into(&file, header)?;
+    let into = Pages {
+        file: &file,
+        surplus: header.is_surplus(),
+    };
+    let live = pages.insert_into(&into, header.list())?;
     Ok(Retrieved {
         file: file.into_file(),
         live,
@@ -35,11 +42,11 @@ pub(super) fn retrieve(
 /// The mode comes before the seals, as `F_SEAL_EXEC` adds others to a file that can be executed. The
 /// seals come before the data: with it, `F_SEAL_WRITE` would find our references and fail.
 fn create(header: &Header) -> Result<NewHugetlb> {
-    let file = NewHugetlb::new(header.order()).inspect_err(|err| {
+    let file = NewHugetlb::new(header.list().order()).inspect_err(|err| {
         if *err == ENODEV {
             pr_err!(
                 "this kernel has no huge pages of 2^{} pages\n",
-                header.order()
+                header.list().order()
             );
         }
     })?;

@@ -7,16 +7,10 @@ use super::{
     Hugetlb, //
 };
 use crate::{
-    abi::{
-        hugetlb::{
-            Checksum,
-            ExtentSer, //
-        },
-        vmalloc::KhoVmalloc, //
-    },
+    abi::extents::Class,
     bindings,
     kho::{
-        PreservedVec,
+        PreservedExtents,
         PAGE, //
     },
     pin::{
@@ -36,15 +30,10 @@ const BATCH: usize = 64;
 ///
 /// # Invariants
 ///
-/// For each huge page of each record, and of `run`, there is a pinned folio of `1 << order` pages, which
-/// this owns the pin of and which is marked as preserved.
+/// For each huge page of `extents` there is a pinned folio, which this owns the pin of and which is
+/// marked as preserved.
 pub struct PreservedHugePages {
-    extents: PreservedVec<ExtentSer>,
-    /// The last extent, as long as it may become longer; none if it is empty.
-    run: ExtentSer,
-    nr: u32,
-    order: u32,
-    sum: Checksum,
+    extents: PreservedExtents,
     /// The first so many huge pages are counted for the pool of the next kernel.
     counted: Option<(Counted, u32)>,
 }
@@ -61,11 +50,7 @@ impl PreservedHugePages {
         let shift = shift.ok_or(EFBIG)?;
         let end = u32::try_from(size.div_ceil(1 << shift)).map_err(|_| EFBIG)?;
         let mut this = Self {
-            extents: PreservedVec::new(),
-            run: ExtentSer::default(),
-            nr: 0,
-            order,
-            sum: Checksum::new(),
+            extents: PreservedExtents::new(order, Class::Shared),
             counted: if surplus {
                 None
             } else {
@@ -73,28 +58,27 @@ impl PreservedHugePages {
             },
         };
         let mut buffer = PinBuffer::new();
-        while this.nr < end {
-            let start = u64::from(this.nr) << shift;
-            let max = end.saturating_sub(this.nr).min(BATCH as u32);
+        let mut next = 0;
+        while next < end {
+            let start = u64::from(next) << shift;
+            let max = end.saturating_sub(next).min(BATCH as u32);
             let pinned = buffer.pin_range(file.file(), start, size.saturating_sub(1), max)?;
-            this.add(file, pinned)?;
+            this.add(file, pinned, &mut next)?;
             // SAFETY: FFI call without requirements but that it may sleep.
             if unsafe { bindings::luo_helper_interrupted() } {
                 return Err(EINTR);
             }
         }
-        this.flush()?;
+        this.extents.finish()?;
         this.count()?;
         Ok(this)
     }
 
-    /// Adds huge pages that follow, up to the first error.
-    fn add(&mut self, file: Hugetlb<'_>, mut pinned: Pinned<'_>) -> Result {
+    /// Adds huge pages that follow from `next` on, up to the first error.
+    fn add(&mut self, file: Hugetlb<'_>, mut pinned: Pinned<'_>, next: &mut u32) -> Result {
         while !pinned.is_empty() {
-            let room = self.extents.room()?;
             let mut pfns = [0u64; BATCH];
-            // Each may need a record.
-            let nr = pinned.len().min(room.len()).min(BATCH);
+            let nr = pinned.len().min(self.extents.room()?).min(BATCH);
             let mut done = 0;
             // SAFETY: There are at least `nr` folios, all pinned, and as many numbers. The file is
             // alive, and has huge pages.
@@ -104,7 +88,7 @@ impl PreservedHugePages {
                     // CAST: At most `BATCH`.
                     nr as u32,
                     file.as_ptr(),
-                    u64::from(self.nr) << self.order,
+                    u64::from(*next) << self.extents.order(),
                     pfns.as_mut_ptr(),
                     &raw mut done,
                 )
@@ -112,48 +96,19 @@ impl PreservedHugePages {
             let done = (done as usize).min(nr);
             // INVARIANT: The folios are preserved, and their pins go over to us.
             pinned.take(done);
-            let mut used = 0;
-            let mut room = room.iter_mut();
             for pfn in pfns.iter().take(done) {
-                if !self.run.extend(*pfn, self.nr, self.order) {
-                    let next = ExtentSer {
-                        pfn: *pfn,
-                        index: self.nr,
-                        nr: 1,
-                    };
-                    let full = core::mem::replace(&mut self.run, next);
-                    if full.nr != 0 {
-                        self.sum.add_extent(&full);
-                        // There is a place: they are at most as many as there are huge pages.
-                        if let Some(slot) = room.next() {
-                            slot.write(full);
-                            used += 1;
-                        }
-                    }
-                }
-                self.nr += 1;
+                // There is room.
+                self.extents.push(*pfn, *next)?;
+                *next += 1;
             }
-            self.extents.commit(used);
             to_result(ret)?;
-        }
-        Ok(())
-    }
-
-    /// Adds the last record.
-    fn flush(&mut self) -> Result {
-        if self.run.nr != 0 {
-            let slot = self.extents.room()?.first_mut().ok_or(ENOMEM)?;
-            slot.write(self.run);
-            self.extents.commit(1);
-            self.sum.add_extent(&self.run);
-            self.run = ExtentSer::default();
         }
         Ok(())
     }
 
     /// Counts all huge pages for the pool of the next kernel.
     fn count(&mut self) -> Result {
-        let order = self.order;
+        let order = self.extents.order();
         let Some((counted, mut nr)) = self.counted.take() else {
             return Ok(());
         };
@@ -167,59 +122,25 @@ impl PreservedHugePages {
         result
     }
 
-    /// Number of huge pages.
-    pub fn nr_pages(&self) -> u32 {
-        self.nr
-    }
-
-    /// Base two logarithm of the number of pages in a huge page.
-    pub fn order(&self) -> u32 {
-        self.order
-    }
-
-    /// Number of records.
-    pub fn nr_extents(&self) -> Result<u32> {
-        u32::try_from(self.extents.len()).map_err(|_| EFBIG)
-    }
-
-    /// Checksum of the records.
-    pub fn checksum(&self) -> u64 {
-        self.sum.get()
+    /// The list of them.
+    pub fn list(&self) -> &PreservedExtents {
+        &self.extents
     }
 
     /// Memory of the huge pages and of their list, in bytes.
     pub fn bytes(&self) -> u64 {
-        (u64::from(self.nr) << self.order << PAGE.shift()).saturating_add(self.extents.bytes())
-    }
-
-    /// The description of the list that the next kernel needs.
-    pub fn describe(&self) -> KhoVmalloc {
-        self.extents.describe()
-    }
-
-    /// The list, for the test hook.
-    #[cfg(CONFIG_LIVEUPDATE_TEST)]
-    pub(crate) fn records(&self) -> &PreservedVec<ExtentSer> {
-        &self.extents
+        (self.extents.nr_pages() << self.extents.order() << PAGE.shift())
+            .saturating_add(self.extents.bytes())
     }
 
     /// Calls `f` for each huge page, until it fails.
     ///
     /// What `f` gets is a folio that is pinned and preserved, by the type invariants.
     fn try_for_each(&self, mut f: impl FnMut(*mut bindings::folio) -> Result) -> Result {
-        let mut all = |extent: &ExtentSer| {
-            (0..extent.nr).try_for_each(|i| {
-                let pfn = extent.pfn + (u64::from(i) << self.order);
-                // SAFETY: By the type invariants there is a folio.
-                f(unsafe { bindings::luo_helper_pfn_folio(pfn) })
-            })
-        };
-        self.extents.try_for_each(|page| {
-            // SAFETY: FFI call without requirements but that it may sleep.
-            let _ = unsafe { bindings::luo_helper_interrupted() };
-            page.iter().try_for_each(&mut all)
-        })?;
-        all(&self.run)
+        self.extents.try_for_each(|pfn| {
+            // SAFETY: By the type invariants there is a folio.
+            f(unsafe { bindings::luo_helper_pfn_folio(pfn) })
+        })
     }
 
     /// Fails with `EHWPOISON` if memory broke since it was preserved.
@@ -240,10 +161,11 @@ impl PreservedHugePages {
 impl Drop for PreservedHugePages {
     fn drop(&mut self) {
         let mut counted = self.counted.take();
+        let order = self.extents.order();
         let _ = self.try_for_each(|folio| {
             if let Some((counted, left @ 1..)) = &mut counted {
                 // SAFETY: By the type invariants, the folio is pinned.
-                counted.remove(self.order, unsafe { bindings::luo_helper_folio_nid(folio) });
+                counted.remove(order, unsafe { bindings::luo_helper_folio_nid(folio) });
                 *left -= 1;
             }
             // SAFETY: By the type invariants, we preserved and pinned the folio, and nobody unpinned it

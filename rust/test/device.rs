@@ -3,15 +3,14 @@
 //! The device, and the faults that were ordered through it.
 
 use super::Step;
-use crate::kho::{
-    FolioRecord,
-    PreservedFolios,
-    PAGE, //
-};
-#[cfg(CONFIG_HUGETLBFS)]
 use crate::{
-    abi::hugetlb::ExtentSer,
-    hugetlb::PreservedHugePages, //
+    abi::extents::ExtentSer,
+    kho::{
+        FolioRecord,
+        PreservedExtents,
+        PreservedFolios,
+        PAGE, //
+    }, //
 };
 use core::{
     num::NonZeroU32,
@@ -242,15 +241,13 @@ impl<'a> Records<'a> {
         Self { list: folios }
     }
 
-    /// Lets the records of huge pages be damaged.
-    #[cfg(CONFIG_HUGETLBFS)]
-    pub fn of_huge_pages(pages: &'a PreservedHugePages) -> Self {
-        Self { list: pages }
+    /// Lets extents be damaged.
+    pub fn of_extents(list: &'a PreservedExtents) -> Self {
+        Self { list }
     }
 }
 
-#[cfg(CONFIG_HUGETLBFS)]
-impl List for PreservedHugePages {
+impl List for PreservedExtents {
     fn record(&self, nr: u64) -> Option<NonNull<[u8]>> {
         let record = self.records().record_ptr(nr)?;
         Some(NonNull::slice_from_raw_parts(

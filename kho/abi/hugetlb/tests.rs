@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause
 
-use super::*;
+use super::{
+    super::extents::{
+        ExtentChecker,
+        ExtentSer,
+        Spans,
+        SpansChecker, //
+    },
+    *,
+};
 use std::vec::Vec;
 use zerocopy::FromBytes as _;
 
@@ -64,7 +72,7 @@ fn parse(change: impl FnOnce(&mut HugetlbSer)) -> Result<Header> {
 
 fn check(extents: &[ExtentSer]) -> Result<Vec<(u64, u32)>> {
     let header = parse(|raw| raw.extents_checksum = sum(extents)).unwrap();
-    let mut checker = ExtentChecker::new(&header, PAGE);
+    let mut checker = ExtentChecker::new(header.list(), PAGE);
     let mut pages = Vec::new();
     for extent in extents {
         pages.extend(checker.check(extent)?.pages());
@@ -137,7 +145,10 @@ fn record_bytes_do_not_change() {
 fn a_good_header_passes() {
     let header = parse(|_| ()).unwrap();
     assert_eq!((header.pos(), header.size()), (5, (7 << 21) - 4096));
-    assert_eq!((header.nr_pages(), header.nr_extents()), (7, 2));
+    assert_eq!(
+        (header.list().nr_pages(), header.list().nr_extents()),
+        (7, 2)
+    );
     assert_eq!((header.order(), header.seals().bits()), (9, 0x22));
     assert!(!header.is_executable() && !header.is_surplus());
     assert!(parse(|raw| raw.flags = HugetlbSer::SURPLUS)
@@ -189,7 +200,7 @@ fn an_empty_file_has_no_array() {
             ..Default::default()
         };
     };
-    assert!(parse(empty).unwrap().extents().is_none());
+    assert!(parse(empty).unwrap().list().extents().is_none());
     let stray = |raw: &mut HugetlbSer| {
         empty(raw);
         raw.extents.first = 0x1000;
@@ -221,7 +232,9 @@ fn records_that_contradict_something_are_refused() {
     assert_eq!(refuse(1, |r| r.index = 6), Error::IndexOutside);
     assert_eq!(refuse(0, |r| r.pfn = 0), Error::Pfn);
     assert_eq!(refuse(0, |r| r.pfn = 0x4_0001), Error::Pfn);
-    assert_eq!(refuse(0, |r| r.pfn = !0x1ff), Error::Pfn);
+    assert_eq!(refuse(0, |r| r.pfn = !0x1ff), Error::Class);
+    assert_eq!(refuse(0, |r| r.pfn = !0x1ff >> 6), Error::Pfn);
+    assert_eq!(refuse(0, |r| r.pfn |= 1 << 58), Error::Class);
     assert_eq!(refuse(0, |r| r.pfn = 1 << 52), Error::Pfn);
 }
 
@@ -235,7 +248,7 @@ fn too_few_and_too_many_records_are_refused() {
 #[test]
 fn a_possible_record_that_was_changed_is_noticed() {
     let header = parse(|_| ()).unwrap();
-    let mut checker = ExtentChecker::new(&header, PAGE);
+    let mut checker = ExtentChecker::new(header.list(), PAGE);
     let moved = ExtentSer {
         pfn: 0x600,
         ..EXTENTS[1]
@@ -247,22 +260,23 @@ fn a_possible_record_that_was_changed_is_noticed() {
 
 #[test]
 fn only_what_follows_directly_extends_an_extent() {
+    let at = |pfn, index| ExtentSer::new(Class::Shared, pfn, index);
     let mut extent = EXTENTS[1];
-    assert!(!extent.extend(0x400, 7, 9));
-    assert!(!extent.extend(0x600, 8, 9));
-    assert!(!extent.extend(0x600, 7, 18));
-    assert!(!extent.extend(0x600, 7, 64));
-    assert!(extent.extend(0x600, 7, 9));
+    assert!(!extent.extend(&at(0x400, 7), 9));
+    assert!(!extent.extend(&at(0x600, 8), 9));
+    assert!(!extent.extend(&at(0x600, 7), 18));
+    assert!(!extent.extend(&at(0x600, 7), 64));
+    assert!(extent.extend(&at(0x600, 7), 9));
     assert_eq!(extent.nr, 3);
-    assert!(!ExtentSer::default().extend(0, 0, 9));
+    assert!(!ExtentSer::default().extend(&at(0, 0), 9));
 }
 
 /// The lengths that [`Spans`] finds, if the checksum says that they are the right ones.
 fn spans(changed: &[ExtentSer]) -> Option<Vec<ExtentSer>> {
     let header = parse(|_| ()).unwrap();
-    assert!(header.is_full());
-    let mut checker = SpansChecker::new(&header);
-    let mut spans = Spans::new(&header);
+    assert!(header.list().is_full());
+    let mut checker = SpansChecker::new(header.list());
+    let mut spans = Spans::new(header.list());
     let mut found = Vec::new();
     for record in changed {
         checker.push(record);

@@ -10,12 +10,16 @@
 #![no_main]
 
 use kho_fuzz::{
-    abi::hugetlb::{
-        Checksum,
-        ExtentChecker,
-        ExtentSer,
-        Header,
-        HugetlbSer, //
+    abi::{
+        extents::{
+            Checksum,
+            ExtentChecker,
+            ExtentSer, //
+        },
+        hugetlb::{
+            Header,
+            HugetlbSer, //
+        }, //
     },
     Input, //
 };
@@ -65,7 +69,7 @@ fuzz_target!(|data: &[u8]| {
     let huge = 1u128 << raw.order;
     let pages = u128::from(raw.size).div_ceil(huge << page.shift());
     let (mut end, mut total) = (0u128, 0u128);
-    let mut checker = ExtentChecker::new(&header, page);
+    let mut checker = ExtentChecker::new(header.list(), page);
     for (nr, record) in records.iter().enumerate() {
         let (pfn, index) = (u128::from(record.pfn), u128::from(record.index));
         let len = u128::from(record.nr);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause
 
-//! What records must have been before the number of huge pages in some of them was damaged.
+//! What records must have been before the number of folios in some of them was damaged.
 
 use super::{
     Checksum,
-    ExtentSer,
-    Header, //
+    ExtentList,
+    ExtentSer, //
 };
 
 /// Gives each record the length that reaches to where the next one starts.
@@ -21,10 +21,10 @@ pub struct Spans {
 impl Spans {
     /// Starts before the first record.
     #[must_use]
-    pub fn new(header: &Header) -> Self {
+    pub fn new(list: &ExtentList) -> Self {
         Self {
             last: None,
-            end: header.end,
+            end: list.end,
         }
     }
 
@@ -60,11 +60,11 @@ pub struct SpansChecker {
 impl SpansChecker {
     /// Starts before the first record.
     #[must_use]
-    pub fn new(header: &Header) -> Self {
+    pub fn new(list: &ExtentList) -> Self {
         Self {
-            spans: Spans::new(header),
+            spans: Spans::new(list),
             sum: Checksum::new(),
-            expected: header.raw.extents_checksum,
+            expected: list.checksum,
         }
     }
 

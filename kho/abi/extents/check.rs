@@ -9,15 +9,16 @@ use super::{
         Result, //
     },
     Checksum,
-    ExtentSer,
-    Header, //
+    Class,
+    ExtentList,
+    ExtentSer, //
 };
 
-/// A run of huge pages whose record has passed every check.
+/// A run of folios whose record has passed every check.
 ///
 /// # Invariants
 ///
-/// `pfn` is not zero and a multiple of `1 << order`, as is the page number of each huge page. All of
+/// `pfn` is not zero and a multiple of `1 << order`, as is the page number of each folio. All of
 /// these have physical addresses that fit in 64 bits, and the sum of `index` and `nr` fits in 32 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Extent {
@@ -28,14 +29,14 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Page number and index, in huge pages, of each huge page.
+    /// Page number and index, in folios, of each folio.
     #[inline]
     pub fn pages(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         // No overflow, by the type invariants.
         (0..self.nr).map(|i| (self.pfn + (u64::from(i) << self.order), self.index + i))
     }
 
-    /// Number of huge pages.
+    /// Number of folios.
     #[inline]
     pub fn nr(&self) -> u32 {
         self.nr
@@ -44,13 +45,14 @@ impl Extent {
 
 /// Checks records in the order in which they are stored.
 ///
-/// A huge page that appears twice is found when it is restored: KHO does not know it any more then.
+/// A folio that appears twice is found when it is restored: KHO does not know it any more then.
 #[derive(Clone, Debug)]
 pub struct ExtentChecker {
     page: PageSize,
     order: u32,
-    /// Number of huge pages in the file.
+    /// Number of folios in the file.
     end: u32,
+    class: Class,
     /// The first index that is not occupied.
     next: u32,
     /// Huge pages and records that are still to come.
@@ -61,18 +63,19 @@ pub struct ExtentChecker {
 }
 
 impl ExtentChecker {
-    /// Starts with the first record of the file with this header.
+    /// Starts with the first record of the list.
     #[inline]
-    pub fn new(header: &Header, page: PageSize) -> Self {
+    pub fn new(list: &ExtentList, page: PageSize) -> Self {
         Self {
             page,
-            order: header.order(),
-            end: header.end,
+            order: list.order(),
+            end: list.end,
+            class: list.class,
             next: 0,
-            pages: header.nr_pages(),
-            extents: header.nr_extents(),
+            pages: list.nr_pages(),
+            extents: list.nr_extents(),
             sum: Checksum::new(),
-            expected: header.raw.extents_checksum,
+            expected: list.checksum,
         }
     }
 
@@ -81,7 +84,11 @@ impl ExtentChecker {
     pub fn check(&mut self, record: &ExtentSer) -> Result<Extent> {
         self.extents = self.extents.checked_sub(1).ok_or(Error::Count)?;
         self.sum.add_extent(record);
-        let ExtentSer { pfn, index, nr } = *record;
+        let ExtentSer { index, nr, .. } = *record;
+        let pfn = record.first();
+        if record.class() != Some(self.class) {
+            return Err(Error::Class);
+        }
         if nr == 0 {
             return Err(Error::Count);
         }
@@ -110,7 +117,7 @@ impl ExtentChecker {
         })
     }
 
-    /// Checks that there were as many records and huge pages as the header says, and that no record was
+    /// Checks that there were as many records and folios as the header says, and that no record was
     /// changed.
     #[inline]
     pub fn end(&self) -> Result {
