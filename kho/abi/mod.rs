@@ -20,6 +20,7 @@ compile_error!("live update formats are defined for 64-bit little-endian machine
 
 mod error;
 pub mod extents;
+pub mod guest_memfd;
 pub mod hugetlb;
 pub mod memfd;
 mod page;
