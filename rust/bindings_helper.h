@@ -5,6 +5,9 @@
 
 #include <linux/fs.h>
 #include <linux/kexec_handover.h>
+#ifdef CONFIG_KVM_GUEST_MEMFD
+#include <linux/kvm_gmem.h>
+#endif
 #include <linux/liveupdate.h>
 #include <linux/memfd.h>
 #include <linux/mm.h>

@@ -36,6 +36,23 @@ int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 			       struct file *file, u64 index, u64 *words,
 			       unsigned int *nr_done);
 
+/* guest_memfd.c */
+#ifdef CONFIG_KVM_GUEST_MEMFD
+#define LUO_HELPER_GMEM_BATCH 31
+
+/* struct luo_guest_memfd_link and LUO_GUEST_MEMFD_LINK */
+#define LUO_HELPER_GMEM_LINK_SIZE 16
+#define LUO_HELPER_GMEM_LINK_FD 12
+#define LUO_HELPER_GMEM_LINK 0xBB00
+
+unsigned long luo_helper_gmem_nr_pages(struct file *file);
+int luo_helper_gmem_preserve(struct file *file, unsigned long index,
+			     unsigned int max, u64 *pfns, u64 *indices,
+			     unsigned int *nr_done);
+int luo_helper_gmem_insert(struct file *file, struct folio *folio,
+			   unsigned long index);
+#endif
+
 /* hugetlb.c */
 #ifdef CONFIG_HUGETLBFS
 bool luo_helper_is_hugetlb(struct file *file);

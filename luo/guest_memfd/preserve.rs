@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: GPL-2.0-only
+
+//! The old kernel's side.
+
+use crate::kvm::{
+    GuestMemfd,
+    PreservedPages, //
+};
+use kernel::{
+    fs::File,
+    prelude::*, //
+};
+use luo::{
+    abi::guest_memfd::{
+        self,
+        GuestMemfdSer, //
+    },
+    kho::{
+        PreservedBox,
+        PAGE, //
+    },
+    liveupdate::Preserved, //
+};
+
+pub(super) fn preserve(file: &File) -> Result<Preserved<GuestMemfdSer, PreservedPages>> {
+    let file = GuestMemfd::new(file).ok_or(EINVAL)?;
+    let class = guest_memfd::class(file.flags(), file.vm_type()).map_err(|_| {
+        pr_info!(
+            "memory of a VM of type {:#x}, with flags {:#x}, cannot be preserved\n",
+            file.vm_type(),
+            file.flags()
+        );
+        EOPNOTSUPP
+    })?;
+
+    // From here on, no memory comes or goes.
+    let pages = PreservedPages::new(file, class)?;
+    let list = pages.list();
+    let mut header = GuestMemfdSer {
+        magic: GuestMemfdSer::MAGIC,
+        version: GuestMemfdSer::VERSION,
+        len: GuestMemfdSer::LEN,
+        size: file.size(),
+        nr_pages: list.nr_pages(),
+        extents_checksum: list.checksum(),
+        flags: file.flags(),
+        vm_type: file.vm_type(),
+        nr_extents: list.nr_extents()?,
+        page_shift: u8::try_from(PAGE.shift()).map_err(|_| EINVAL)?,
+        extents: list.describe(),
+        ..GuestMemfdSer::default()
+    };
+    header.checksum = header.sum();
+    Ok(Preserved {
+        bytes: pages.bytes(),
+        state: pages,
+        header: PreservedBox::new(header)?,
+    })
+}

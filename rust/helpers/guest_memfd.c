@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A part of luo_guest_memfd, not of luo_rs, which does not need KVM.
+ */
+
+#include <linux/fs.h>
+#include <linux/highmem.h>
+#include <linux/kexec_handover.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/folio_batch.h>
+
+#include "../../luo/include/uapi/linux/luo_guest_memfd.h"
+#include "helpers.h"
+
+static_assert(LUO_HELPER_GMEM_BATCH >= FOLIO_BATCH_SIZE);
+static_assert(sizeof(struct luo_guest_memfd_link) == LUO_HELPER_GMEM_LINK_SIZE);
+static_assert(offsetof(struct luo_guest_memfd_link, fd) == LUO_HELPER_GMEM_LINK_FD);
+static_assert(LUO_GUEST_MEMFD_LINK == LUO_HELPER_GMEM_LINK);
+
+unsigned long luo_helper_gmem_nr_pages(struct file *file)
+{
+	return READ_ONCE(file->f_mapping->nrpages);
+}
+
+/*
+ * Marks a folio as preserved, and makes its content final. KVM clears memory when
+ * it is used for the first time, as long as it is not up to date. What a guest
+ * writes after this must not be cleared by the next kernel, and what was never
+ * cleared must not get to the guest.
+ */
+static int gmem_folio_preserve(struct folio *folio,
+			       const struct address_space *mapping)
+{
+	int err = 0;
+
+	folio_lock(folio);
+	if (unlikely(folio->mapping != mapping)) {
+		err = -EIO;
+	} else if (unlikely(folio_test_large(folio))) {
+		err = -EOPNOTSUPP;
+	} else if (unlikely(folio_contain_hwpoisoned_page(folio))) {
+		err = -EHWPOISON;
+	} else if (!folio_test_uptodate(folio)) {
+		folio_zero_range(folio, 0, folio_size(folio));
+		flush_dcache_folio(folio);
+		folio_mark_uptodate(folio);
+	}
+	folio_unlock(folio);
+	return err ?: kho_preserve_folio(folio);
+}
+
+/*
+ * Preserves the first folios of @file, which is frozen, from the page @index on:
+ * at most @max and LUO_HELPER_GMEM_BATCH, and up to the first error. @pfns and
+ * @indices get their page numbers and where they are in the file.
+ */
+int luo_helper_gmem_preserve(struct file *file, unsigned long index,
+			     unsigned int max, u64 *pfns, u64 *indices,
+			     unsigned int *nr_done)
+{
+	struct folio_batch folios;
+	unsigned int i, nr;
+	int err = 0;
+
+	folio_batch_init(&folios);
+	nr = filemap_get_folios(file->f_mapping, &index, -1UL, &folios);
+	nr = min(nr, max);
+	for (i = 0; i < nr; i++) {
+		struct folio *folio = folios.folios[i];
+
+		err = gmem_folio_preserve(folio, file->f_mapping);
+		if (err)
+			break;
+		pfns[i] = folio_pfn(folio);
+		indices[i] = folio->index;
+	}
+	folio_batch_release(&folios);
+	*nr_done = i;
+	return err;
+}
+
+/* Puts a folio with valid content into a new file. */
+int luo_helper_gmem_insert(struct file *file, struct folio *folio,
+			   unsigned long index)
+{
+	struct address_space *mapping = file->f_mapping;
+	int err;
+
+	err = filemap_add_folio(mapping, folio, index,
+				mapping_gfp_mask(mapping));
+	if (err)
+		return err;
+	folio_mark_uptodate(folio);
+	folio_unlock(folio);
+	return 0;
+}
