@@ -165,11 +165,15 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
     }
     let symvers = "Module.symvers";
     let symvers = fs::read_to_string(kdir.join(symvers)).with_context(|| unbuilt(symvers))?;
-    for symbol in [
+    let mut needed = vec![
         "liveupdate_register_file_handler",
         "kho_try_restore_folios",
         "shmem_insert_folios",
-    ] {
+    ];
+    if option(&config, "CONFIG_KVM_GUEST_MEMFD") == Some("y") {
+        needed.push("kvm_gmem_link");
+    }
+    for symbol in needed {
         if !symvers
             .lines()
             .any(|l| l.split('\t').nth(1) == Some(symbol))
