@@ -90,6 +90,15 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
+    /// Guest memory could not be linked to a VM.
+    #[error("cannot link the guest memory to the VM: {}", link_advice(*source))]
+    Link {
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A file descriptor was offered as guest memory and is none.
+    #[error("the file descriptor is no guest_memfd file")]
+    NotGuestMemory,
     /// The name of a session could not be read.
     #[error("cannot read the session's name")]
     Name {
@@ -121,13 +130,15 @@ impl Error {
             | Self::Preserve { source, .. }
             | Self::Retrieve { source, .. }
             | Self::Finish { source }
+            | Self::Link { source }
             | Self::Name { source }
             | Self::Identify { source } => Some(*source),
             Self::NameEmpty
             | Self::NameTooLong { .. }
             | Self::NameHasNul
             | Self::NameNotText
-            | Self::NotASession { .. } => None,
+            | Self::NotASession { .. }
+            | Self::NotGuestMemory => None,
         }
     }
 }
@@ -246,6 +257,20 @@ fn finish_advice(errno: Errno) -> &'static str {
     match errno {
         Errno::BUSY => "a file in it is not ready to be let go; try again when its owner is done",
         Errno::INVAL => "the session was created in this kernel; drop it instead",
+        _ => "the kernel refused",
+    }
+}
+
+fn link_advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::BUSY => {
+            "a VM has it, or it is preserved for the next kernel; close the files and mappings of that \
+             VM, or the session"
+        }
+        Errno::INVAL => "this is no VM, or one of another type than the memory was made for",
+        Errno::IO => "the VM was created by another process, and only works there",
+        Errno::NOTTY => "the memory belongs to a VM already: only what was retrieved can be linked",
+        Errno::MFILE | Errno::NFILE => "too many files are open; raise the limit (`ulimit -n`)",
         _ => "the kernel refused",
     }
 }

@@ -66,6 +66,7 @@
 
 mod device;
 mod error;
+pub mod guest_memfd;
 #[cfg(feature = "hold")]
 pub mod hold;
 mod name;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The kernel's interface, `include/uapi/linux/liveupdate.h`: every ioctl number and argument.
+//! The kernel's interface, `include/uapi/linux/liveupdate.h`, and that of `luo_guest_memfd`: every ioctl
+//! number and argument.
 //!
 //! Every argument starts with its own size, by which the kernel knows how much of it the caller
 //! understands. The numbers carry no direction and no size (`_IO`).
@@ -131,6 +132,21 @@ const _: () = assert!(offset_of!(RetrieveFd, fd) == 4 && offset_of!(RetrieveFd, 
 const _: () = assert!(offset_of!(Finish, reserved) == 4);
 const _: () = assert!(offset_of!(GetName, reserved) == 4 && offset_of!(GetName, name) == 8);
 
+/// `LUO_GUEST_MEMFD_LINK` of `luo/include/uapi/linux/luo_guest_memfd.h`.
+const GUEST_MEMFD_LINK: Opcode = opcode::none(0xBB, 0x00);
+
+request! {
+    /// Links guest memory to a VM; the kernel stores the descriptor in `fd`.
+    LinkGuestMemfd, GUEST_MEMFD_LINK, size 16 {
+        flags: u32,
+        vm_fd: i32,
+        fd: i32,
+    }
+}
+
+const _: () =
+    assert!(offset_of!(LinkGuestMemfd, vm_fd) == 8 && offset_of!(LinkGuestMemfd, fd) == 12);
+
 struct Call<'a, T>(&'a mut T);
 
 // SAFETY: `Request` promises that the kernel reads and writes exactly a `T` for this opcode, and `T`
@@ -153,10 +169,12 @@ unsafe impl<T: Request> Ioctl for Call<'_, T> {
     }
 }
 
-/// Makes the call on `fd`, which the caller knows to be of LUO's kind (device or session).
+/// Makes the call on `fd`, which the caller knows to be of the request's kind (device, session or guest
+/// memory).
 pub(crate) fn call<T: Request>(fd: impl AsFd, request: &mut T) -> Result<(), Errno> {
-    // SAFETY: `Call` implements `Ioctl` as its contract asks; that `fd` is LUO's, so that the number
-    // means what this file says, is checked where `LiveUpdate` and the session types are made.
+    // SAFETY: `Call` implements `Ioctl` as its contract asks; that `fd` is of the right
+    // kind, so that the number means what this file says, is checked where `LiveUpdate` and the session
+    // types are made, and in `guest_memfd`.
     unsafe { ioctl::ioctl(fd, Call(request)) }
 }
 
@@ -172,6 +190,7 @@ mod tests {
         assert_eq!(SESSION_RETRIEVE_FD, 0xBA41);
         assert_eq!(SESSION_FINISH, 0xBA42);
         assert_eq!(SESSION_GET_NAME, 0xBA43);
+        assert_eq!(GUEST_MEMFD_LINK, 0xBB00);
     }
 
     #[test]
