@@ -117,8 +117,8 @@ impl Machine {
     ) -> Result<Self> {
         limits(vcpus, size)?;
         let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
-        let memory = Memory::create(backend, size)?;
         let vm = arch::create_vm(&kvm)?;
+        let memory = Memory::create(backend, size, &vm.fd)?;
         memory.attach(&vm.fd)?;
         let fds = arch::create_vcpus(&kvm, &vm, vcpus)?;
         arch::boot(guest, &memory, &fds)?;
@@ -136,10 +136,11 @@ impl Machine {
     }
 
     /// A guest that goes on from a state, ready to start.
-    pub(crate) fn restore(name: &str, state: &State, memory: Memory) -> Result<Self> {
+    pub(crate) fn restore(name: &str, state: &State, mut memory: Memory) -> Result<Self> {
         let record = Record::read(state)?;
         let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
         let vm = arch::create_vm(&kvm)?;
+        memory.link(&vm.fd)?;
         memory.attach(&vm.fd)?;
         let fds = arch::create_vcpus(&kvm, &vm, record.vcpus as usize)?;
         let hz = fds.first().map_or(Ok(0), arch::hz)?;

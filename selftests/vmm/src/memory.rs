@@ -8,7 +8,9 @@
 use std::fs::File;
 use std::os::fd::{
     AsFd,
-    BorrowedFd, //
+    AsRawFd,
+    BorrowedFd,
+    FromRawFd, //
 };
 
 use anyhow::{
@@ -17,11 +19,18 @@ use anyhow::{
     Context,
     Result, //
 };
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{
+    kvm_create_guest_memfd,
+    kvm_userspace_memory_region,
+    kvm_userspace_memory_region2,
+    KVM_MEM_GUEST_MEMFD, //
+};
 use kvm_ioctls::VmFd;
 use rustix::fs::{
+    fallocate,
     ftruncate,
     memfd_create,
+    FallocateFlags,
     MemfdFlags, //
 };
 use vm_memory::{
@@ -39,6 +48,9 @@ use crate::state::checksum;
 const MIB: u64 = 1 << 20;
 const CHUNK: usize = 1 << 20;
 const PAGE: u64 = 4096;
+
+/// `GUEST_MEMFD_FLAG_MMAP` and `GUEST_MEMFD_FLAG_INIT_SHARED`.
+const SHARED: u64 = 1 << 0 | 1 << 1;
 
 /// What guest memory is made of.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -95,20 +107,35 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Makes new, empty memory.
-    pub(crate) fn create(backend: Backend, size: u64) -> Result<Self> {
+    /// Makes new, empty memory, which is for `vm` if it is of a kind that belongs to a VM.
+    pub(crate) fn create(backend: Backend, size: u64, vm: &VmFd) -> Result<Self> {
         let huge = match backend {
             Backend::Memfd => MemfdFlags::empty(),
             Backend::Hugetlb2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
             Backend::Hugetlb1G => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
-            Backend::GuestMemfd => {
-                bail!("guest_memfd is not offered yet: no handler of this host can preserve it")
-            }
+            Backend::GuestMemfd => return Self::create_guest_memfd(size, vm),
         };
         let fd = memfd_create("guest-ram", MemfdFlags::CLOEXEC | huge)
             .with_context(|| format!("the kernel does not give a memfd for {backend:?}"))?;
         ftruncate(&fd, size).context("the memfd does not take its size")?;
         Self::adopt(backend, fd.into(), size)
+    }
+
+    fn create_guest_memfd(size: u64, vm: &VmFd) -> Result<Self> {
+        let request = kvm_create_guest_memfd {
+            size,
+            flags: SHARED,
+            ..Default::default()
+        };
+        let fd = vm
+            .create_guest_memfd(request)
+            .context("KVM does not give a guest_memfd file that can be mapped")?;
+        // SAFETY: the descriptor is new, and nobody else knows it.
+        let file = unsafe { File::from_raw_fd(fd) };
+        // When it is preserved, nothing can be allocated any more, and the guest may still run.
+        fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size)
+            .with_context(|| format!("there are no {} MiB of memory", size / MIB))?;
+        Self::adopt(Backend::GuestMemfd, file, size)
     }
 
     /// Takes over memory that another VMM left.
@@ -142,8 +169,32 @@ impl Memory {
         })
     }
 
+    /// Makes memory that another VMM left a part of `vm`, if it is of a kind that belongs to a VM.
+    pub(crate) fn link(&mut self, vm: &VmFd) -> Result<()> {
+        if self.backend == Backend::GuestMemfd {
+            // SAFETY: `vm` has the descriptor open as long as it is borrowed.
+            let vm = unsafe { BorrowedFd::borrow_raw(vm.as_raw_fd()) };
+            self.file = liveupdate::guest_memfd::link(&self.file, vm)?.into();
+        }
+        Ok(())
+    }
+
     /// Gives the memory to a VM.
     pub(crate) fn attach(&self, vm: &VmFd) -> Result<()> {
+        if self.backend == Backend::GuestMemfd {
+            let region = kvm_userspace_memory_region2 {
+                slot: 0,
+                flags: KVM_MEM_GUEST_MEMFD,
+                guest_phys_addr: RAM_BASE,
+                memory_size: self.size,
+                userspace_addr: self.host_address()?,
+                guest_memfd: u32::try_from(self.file.as_raw_fd())?,
+                ..Default::default()
+            };
+            // SAFETY: as below.
+            return unsafe { vm.set_user_memory_region2(region) }
+                .context("KVM does not take the guest_memfd file");
+        }
         let region = kvm_userspace_memory_region {
             slot: 0,
             flags: 0,
