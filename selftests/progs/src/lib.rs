@@ -9,6 +9,7 @@
 pub mod bad;
 pub mod cases;
 pub mod expect;
+pub mod gmem;
 pub mod hugetlb;
 pub mod memory;
 pub mod pattern;

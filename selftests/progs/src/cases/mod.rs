@@ -21,6 +21,7 @@ mod faults;
 mod finish;
 mod freeze;
 mod frozen;
+mod gmem;
 mod holes;
 mod huge;
 mod hugetlb;
@@ -99,6 +100,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         module::CASES,
         faults::CASES,
+        gmem::CASES,
         hugetlb::CASES,
         crate::bad::CASES,
     ]

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Guest memory of KVM (guest_memfd).
+
+mod link;
+mod local;
+mod private;
+mod update;
+
+use super::Case;
+
+/// Length of the files in pages.
+const PAGES: u64 = 64;
+
+pub(super) const CASES: &[Case] = &[
+    Case::update(
+        "gmem.basic",
+        "Content comes back in the same pages, what nobody touched is zero, and holes are holes",
+        update::basic_old,
+        update::basic_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.unretrieved",
+        "Guest memory that nobody retrieves is free memory after finish",
+        update::large_old,
+        update::unretrieved_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.closed",
+        "Guest memory that is retrieved and closed without a VM is free memory after finish",
+        update::large_old,
+        update::closed_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.relay",
+        "Guest memory that never gets a VM goes through any number of kernels",
+        update::relay_old,
+        update::relay_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.link",
+        "What is retrieved goes to one VM at a time, of the right type, again and again",
+        update::relay_old,
+        link::link_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.private",
+        "Private memory comes back to a guest of the same kind, and to nobody else",
+        private::old,
+        private::new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.bad-header",
+        "A changed header is refused, and the memory is free after finish",
+        |old| update::bad_old(old, "poke head 16 4096"),
+        update::bad_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.bad-record",
+        "A changed record is refused, and the memory is free after finish",
+        |old| update::bad_old(old, "poke array 0 8 137438953473"),
+        update::bad_new,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.frozen",
+        "Memory is neither added nor taken away while preserved, and it is before and after",
+        local::frozen,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.race",
+        "What is allocated while the file is being preserved is preserved",
+        local::race,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.abort",
+        "Taking back a preservation leaves the memory as it was",
+        local::abort,
+    )
+    .on_request(),
+];
