@@ -55,7 +55,7 @@ pub fn reopen(fd: impl AsFd, flags: rustix::fs::OFlags) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
 }
 
-/// A shared mapping of a file. It starts at a multiple of [`HUGE`].
+/// A shared mapping of a file. It starts at a multiple of [`HUGE`], or of what was asked for.
 #[derive(Debug)]
 pub struct Map {
     base: *mut u8,
@@ -66,13 +66,18 @@ pub struct Map {
 impl Map {
     /// Maps the first `len` bytes.
     pub fn new(fd: impl AsFd, len: u64, write: bool) -> rustix::io::Result<Self> {
-        let len = len as usize;
+        Self::aligned(fd, len, write, HUGE)
+    }
+
+    /// Maps the first `len` bytes at a multiple of `align`, as files with huge pages need it.
+    pub fn aligned(fd: impl AsFd, len: u64, write: bool, align: u64) -> rustix::io::Result<Self> {
+        let (len, align) = (len as usize, align as usize);
         let prot = if write {
             ProtFlags::READ | ProtFlags::WRITE
         } else {
             ProtFlags::READ
         };
-        let room = len + HUGE as usize;
+        let room = len + align;
         // SAFETY: The kernel chooses an address that is not in use.
         let start = unsafe {
             mm::mmap_anonymous(
@@ -83,7 +88,7 @@ impl Map {
             )?
         }
         .cast::<u8>();
-        let base = start.wrapping_add(start.align_offset(HUGE as usize));
+        let base = start.wrapping_add(start.align_offset(align));
         // From here on, dropping `map` gives the room back.
         let map = Self {
             base,

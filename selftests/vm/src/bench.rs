@@ -9,6 +9,10 @@
 //!
 //! Where a handler comes in this order makes a difference of its own, so there is a second machine in
 //! which they change places, and the figures are the means of both.
+//!
+//! [`kinds`] compares small pages with huge ones in the same way, and counts the next kernel's boot.
+
+mod kinds;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,7 +47,13 @@ pub struct Options {
     /// Architecture.
     #[arg(long, value_enum, default_value_t = Arch::X86_64)]
     arch: Arch,
+    /// How much memory of each kind the measurement huge-pages compares.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(2..=65536))]
+    mib: u64,
 }
+
+/// The comparison of pages of all sizes.
+const HUGE_PAGES: &str = "huge-pages";
 
 /// Name, layout, MiB, bytes in a folio.
 const CASES: [(&str, &str, u64, u64); 4] = [
@@ -60,6 +70,8 @@ const PHASES: [&str; 5] = ["preserve", "session", "retrieve", "access", "finish"
 enum Side {
     C,
     Rust,
+    /// Ours for huge pages, which has no counterpart.
+    Hugetlb,
 }
 
 impl Side {
@@ -68,6 +80,7 @@ impl Side {
         match self {
             Self::C => "insmod /m/memfd_luo.ko && echo SIDE C",
             Self::Rust => "insmod /m/luo_rs.ko && insmod /m/luo_memfd.ko && echo SIDE Rust",
+            Self::Hugetlb => "insmod /m/luo_rs.ko && insmod /m/luo_hugetlb.ko",
         }
     }
 
@@ -75,6 +88,7 @@ impl Side {
         match self {
             Self::C => "rmmod memfd_luo",
             Self::Rust => "rmmod luo_memfd && rmmod luo_rs",
+            Self::Hugetlb => "rmmod luo_hugetlb && rmmod luo_rs",
         }
     }
 }
@@ -153,7 +167,51 @@ fn measure(arch: Arch, layout: &str, mib: u64, sides: [Side; 2]) -> Result<Figur
     Ok(figures)
 }
 
-/// Measures, prints a table and writes `build/bench.json`.
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    arch: &'static str,
+    handlers: Vec<Row>,
+    #[serde(rename = "huge-pages")]
+    huge_pages: Option<kinds::Report>,
+}
+
+/// Measures both handlers on one layout and prints the rows.
+fn pair(arch: Arch, case: &'static str, layout: &str, mib: u64, folio: u64) -> Result<Vec<Row>> {
+    let runs = [[Side::C, Side::Rust], [Side::Rust, Side::C]]
+        .map(|sides| measure(arch, layout, mib, sides));
+    let runs = runs.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut rows = Vec::new();
+    for phase in PHASES {
+        let mean = |side| -> Result<u64> {
+            let figures = runs
+                .iter()
+                .map(|figures| figures.get(&(side, phase.to_string())).copied())
+                .collect::<Option<Vec<_>>>()
+                .with_context(|| format!("{case} has no figure for {phase}"))?;
+            Ok(figures.iter().sum::<u64>() / figures.len() as u64)
+        };
+        let (c, rust) = (mean(Side::C)?, mean(Side::Rust)?);
+        let folios = (mib << 20) / folio;
+        let ratio = rust as f64 / c.max(1) as f64;
+        println!(
+            "{case:22} {phase:9} {c:14} {rust:14} {ratio:7.3} {:11} {:11}",
+            c / folios,
+            rust / folios
+        );
+        rows.push(Row {
+            case,
+            phase,
+            folios,
+            c,
+            rust,
+            ratio,
+        });
+    }
+    Ok(rows)
+}
+
+/// Measures, prints tables and writes `build/bench.json`.
 ///
 /// # Errors
 ///
@@ -165,57 +223,40 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         .as_deref()
         .map(crate::check::glob)
         .transpose()?;
-    let mut rows = Vec::new();
-    println!(
-        "{:22} {:9} {:>14} {:>14} {:>7} {:>11} {:>11}",
-        "case", "phase", "C", "Rust", "ratio", "C/folio", "Rust/folio"
-    );
-    for (case, layout, mib, folio) in CASES {
-        if filter.as_ref().is_some_and(|f| !f.is_match(case)) {
-            continue;
-        }
-        let runs = [[Side::C, Side::Rust], [Side::Rust, Side::C]]
-            .map(|sides| measure(options.arch, layout, mib, sides));
-        let runs = runs.into_iter().collect::<Result<Vec<_>>>()?;
-        for phase in PHASES {
-            let mean = |side| -> Result<u64> {
-                let figures = runs
-                    .iter()
-                    .map(|figures| figures.get(&(side, phase.to_string())).copied())
-                    .collect::<Option<Vec<_>>>()
-                    .with_context(|| format!("{case} has no figure for {phase}"))?;
-                Ok(figures.iter().sum::<u64>() / figures.len() as u64)
-            };
-            let (c, rust) = (mean(Side::C)?, mean(Side::Rust)?);
-            let folios = (mib << 20) / folio;
-            let ratio = rust as f64 / c.max(1) as f64;
-            println!(
-                "{case:22} {phase:9} {c:14} {rust:14} {ratio:7.3} {:11} {:11}",
-                c / folios,
-                rust / folios
-            );
-            rows.push(Row {
-                case,
-                phase,
-                folios,
-                c,
-                rust,
-                ratio,
-            });
-        }
-    }
-    if rows.is_empty() {
+    let chosen = |name: &str| filter.as_ref().is_none_or(|f| f.is_match(name));
+    let cases: Vec<_> = CASES.into_iter().filter(|case| chosen(case.0)).collect();
+    let huge_pages = chosen(HUGE_PAGES);
+    if cases.is_empty() && !huge_pages {
         bail!(
-            "no measurement has that name; there are {}",
+            "no measurement has that name; there are {}, {HUGE_PAGES}",
             CASES.map(|c| c.0).join(", ")
         );
     }
-    let path = top().join("build/bench.json");
-    fs::write(&path, serde_json::to_string_pretty(&rows)?)?;
+    let mut report = Report {
+        arch: options.arch.name(),
+        ..Report::default()
+    };
     println!(
-        "\nGuest instructions (-icount, one CPU, {}), means of two runs in which the handlers change places.",
+        "Guest instructions (-icount, one CPU, {}), means of two runs in opposite order.\n",
         options.arch
     );
-    println!("Also in {}.", path.display());
+    if !cases.is_empty() {
+        println!(
+            "{:22} {:9} {:>14} {:>14} {:>7} {:>11} {:>11}",
+            "case", "phase", "C", "Rust", "ratio", "C/folio", "Rust/folio"
+        );
+    }
+    for (case, layout, mib, folio) in cases {
+        report
+            .handlers
+            .extend(pair(options.arch, case, layout, mib, folio)?);
+    }
+    if huge_pages {
+        println!();
+        report.huge_pages = Some(kinds::measure(options.arch, options.mib)?);
+    }
+    let path = top().join("build/bench.json");
+    fs::write(&path, serde_json::to_string_pretty(&report)?)?;
+    println!("\nAlso in {}.", path.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -32,10 +32,18 @@ use liveupdate::{
     SessionName,
     Token, //
 };
-use progs::memory::{
-    self,
-    Map, //
+use progs::{
+    hugetlb::{
+        huge_memfd,
+        Pool, //
+    },
+    memory::{
+        self,
+        Map,
+        HUGE, //
+    }, //
 };
+use rustix::fs::MemfdFlags;
 use rustix::time::{
     clock_gettime,
     ClockId, //
@@ -52,6 +60,28 @@ enum Layout {
     Scattered,
     /// Huge pages of 2 MiB.
     Huge,
+    /// Huge pages of 2 MiB from a pool of HugeTLB.
+    #[value(name = "hugetlb-2m")]
+    Hugetlb2m,
+    /// Huge pages of 1 GiB from a pool of HugeTLB.
+    #[value(name = "hugetlb-1g")]
+    Hugetlb1g,
+}
+
+impl Layout {
+    /// The pool that the pages come from.
+    fn pool(self) -> Option<Pool> {
+        match self {
+            Self::Hugetlb2m => Some(Pool(2 << 20)),
+            Self::Hugetlb1g => Some(Pool(1 << 30)),
+            Self::Contiguous | Self::Scattered | Self::Huge => None,
+        }
+    }
+
+    /// What addresses of a mapping have to be multiples of.
+    fn align(self) -> u64 {
+        self.pool().map_or(HUGE, |pool| pool.0)
+    }
 }
 
 #[derive(Debug, Parser)]
@@ -83,6 +113,8 @@ enum Action {
     Retrieve {
         #[arg(long)]
         mib: u64,
+        #[arg(long, value_enum, default_value_t = Layout::Contiguous)]
+        layout: Layout,
     },
 }
 
@@ -104,13 +136,32 @@ fn mark(offset: u64) -> u64 {
     offset ^ 0x9e37_79b9_7f4a_7c15
 }
 
+/// Has the pool of a layout get as many pages as a file needs.
+fn fill(pool: Pool, size: u64) -> Result<()> {
+    let nr = size / pool.0;
+    if !size.is_multiple_of(pool.0) || nr == 0 {
+        bail!("{size} bytes are no whole number of huge pages");
+    }
+    let now = pool.set(nr)?;
+    if now != nr {
+        bail!("the pool has {now} huge pages of {nr}");
+    }
+    Ok(())
+}
+
 fn populate(mib: u64, layout: Layout) -> Result<OwnedFd> {
     let size = mib << 20;
-    let fd = memory::memfd("bench")?;
+    let fd = match layout.pool() {
+        Some(pool) => {
+            fill(pool, size)?;
+            huge_memfd(pool.0, MemfdFlags::ALLOW_SEALING)?
+        }
+        None => memory::memfd("bench")?,
+    };
     rustix::fs::ftruncate(&fd, size)?;
-    let map = Map::new(&fd, size, true)?;
+    let map = Map::aligned(&fd, size, true, layout.align())?;
     let between = match layout {
-        Layout::Contiguous => None,
+        Layout::Contiguous | Layout::Hugetlb2m | Layout::Hugetlb1g => None,
         Layout::Huge => {
             fs::write("/sys/kernel/mm/transparent_hugepage/shmem_enabled", "force")?;
             None
@@ -158,13 +209,13 @@ fn spawn() -> Result<()> {
     bail!("the child ended before it had preserved the file")
 }
 
-fn retrieve(name: &str, mib: u64) -> Result<()> {
+fn retrieve(name: &str, mib: u64, layout: Layout) -> Result<()> {
     let size = mib << 20;
     let session = timed("session", || {
         Ok(LiveUpdate::open()?.retrieve_session(&SessionName::new(name)?)?)
     })?;
     let fd = timed("retrieve", || Ok(session.retrieve(TOKEN)?))?;
-    let map = Map::new(&fd, size, false)?;
+    let map = Map::aligned(&fd, size, false, layout.align())?;
     let bad = timed("access", || {
         Ok((0..size)
             .step_by(usize::try_from(memory::page())?)
@@ -174,7 +225,13 @@ fn retrieve(name: &str, mib: u64) -> Result<()> {
     if bad > 0 {
         bail!("{bad} pages came back with other contents");
     }
-    timed("finish", || Ok(session.finish()?))
+    timed("finish", || Ok(session.finish()?))?;
+    // What is measured next in this kernel finds all memory free.
+    drop((map, fd));
+    match layout.pool() {
+        Some(pool) => pool.set(0).map(drop),
+        None => Ok(()),
+    }
 }
 
 fn main() -> Result<()> {
@@ -199,6 +256,6 @@ fn main() -> Result<()> {
             ..
         } => preserve(&cli.session, mib, layout).map(drop),
         Action::Preserve { .. } => spawn(),
-        Action::Retrieve { mib } => retrieve(&cli.session, mib),
+        Action::Retrieve { mib, layout } => retrieve(&cli.session, mib, layout),
     }
 }
