@@ -9,8 +9,12 @@
 //! luo_rs 1
 //! handler compatible=memfd-v2 module=luo_memfd preserved=1 incoming=0 bytes=4096
 //! file compatible=memfd-v2 state=preserved id=12 bytes=4096
+//! file compatible=rs-hugetlb-v1 state=preserved id=13 bytes=6295552 huge_page=2097152 huge_pages=3
 //! orphan compatible=memfd-v2 bytes=4096
 //! ```
+//!
+//! `huge_page` is how many bytes each huge page of a file has, if these are of HugeTLB, and `huge_pages` how
+//! many they are. `bytes` also counts memory that describes the file.
 //!
 //! LUO tells its handlers neither tokens nor sessions, so none are shown. What a reader gets is a
 //! snapshot made when the device was opened.
@@ -102,6 +106,33 @@ struct Row {
     state: FileState,
     ino: u64,
     bytes: u64,
+    huge_pages: Option<HugePages>,
+}
+
+/// Huge pages of a file.
+struct HugePages {
+    /// Bytes in each.
+    size: u64,
+    nr: u64,
+}
+
+#[cfg(CONFIG_HUGETLBFS)]
+impl HugePages {
+    /// Those of `file`, if it has any; its size does not change while it is preserved.
+    fn of(file: &File) -> Option<Self> {
+        let file = crate::hugetlb::Hugetlb::new(file)?;
+        let shift = file.order().checked_add(crate::kho::PAGE.shift())?;
+        let size = 1u64.checked_shl(shift)?;
+        let nr = file.size().checked_next_multiple_of(size)? >> shift;
+        Some(Self { size, nr })
+    }
+}
+
+#[cfg(not(CONFIG_HUGETLBFS))]
+impl HugePages {
+    fn of(_file: &File) -> Option<Self> {
+        None
+    }
 }
 
 /// The files of one handler.
@@ -180,7 +211,13 @@ pub(crate) struct Reserved<'a> {
 impl Reserved<'_> {
     pub(crate) fn insert(self, key: Key, file: &File, state: FileState, bytes: u64) {
         let ino = crate::fs::ino(file);
-        let node = self.node.into_node(key, Row { state, ino, bytes });
+        let row = Row {
+            state,
+            ino,
+            bytes,
+            huge_pages: HugePages::of(file),
+        };
+        let node = self.node.into_node(key, row);
         let old = self.handler.rows.lock().insert(node);
         drop(old);
     }
@@ -225,7 +262,7 @@ impl Report {
                 text(handler.module),
             )?;
             for row in rows.values() {
-                writeln!(
+                write!(
                     self,
                     "file compatible={} state={} id={} bytes={}",
                     text(handler.compatible),
@@ -233,6 +270,10 @@ impl Report {
                     row.ino,
                     row.bytes
                 )?;
+                if let Some(HugePages { size, nr }) = row.huge_pages {
+                    write!(self, " huge_page={size} huge_pages={nr}")?;
+                }
+                writeln!(self)?;
             }
         }
         crate::orphan::try_for_each(|compatible, bytes| {

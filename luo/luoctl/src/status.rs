@@ -43,9 +43,10 @@ with the reason if no handler is there.
 
 Examples:
   luoctl status
-  luoctl status --json | jq '.files[] | select(.state == \"preserved\")'";
+  luoctl status --json | jq '.files[] | select(.state == \"preserved\")'
+  luoctl status --json | jq '.huge_pages[] | select(.size == 2097152).preserved'";
 
-/// Show handlers, preserved files and memory that waits for its release.
+/// Show handlers, preserved files and huge pages, and memory that waits for its release.
 #[derive(Debug, clap::Args)]
 #[command(after_help = DETAILS)]
 pub(crate) struct Args {
@@ -74,6 +75,8 @@ struct Status {
     handlers: Vec<Record>,
     files: Vec<Record>,
     orphans: Vec<Record>,
+    /// How many of each size are in the files.
+    huge_pages: Vec<Record>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -146,7 +149,43 @@ fn parse(text: &str) -> Result<Status> {
                 .collect(),
         );
     }
+    status.huge_pages = huge_pages(&status.files);
     Ok(status)
+}
+
+fn number(record: &Record, key: &str) -> Option<u64> {
+    match record.get(key)? {
+        Value::Number(number) => Some(*number),
+        Value::Text(_) => None,
+    }
+}
+
+/// Counts the huge pages of files, by size: those for the next kernel and those of the previous one.
+fn huge_pages(files: &[Record]) -> Vec<Record> {
+    let mut sizes: BTreeMap<u64, [u64; 3]> = BTreeMap::new();
+    for file in files {
+        let (Some(size), Some(pages)) = (number(file, "huge_page"), number(file, "huge_pages"))
+        else {
+            continue;
+        };
+        let [preserved, incoming, sum] = sizes.entry(size).or_default();
+        let count = match file.get("state") {
+            Some(Value::Text(state)) if state == "retrieved" => incoming,
+            _ => preserved,
+        };
+        *count = count.saturating_add(pages);
+        *sum = sum.saturating_add(pages.saturating_mul(size));
+    }
+    let record = |(size, [preserved, incoming, bytes]): (u64, [u64; 3])| {
+        let numbers = [
+            ("size", size),
+            ("preserved", preserved),
+            ("incoming", incoming),
+            ("bytes", bytes),
+        ];
+        Record::from(numbers.map(|(key, number)| (key.to_owned(), Value::Number(number))))
+    };
+    sizes.into_iter().map(record).collect()
 }
 
 fn value(text: &str) -> Value {
@@ -167,6 +206,10 @@ fn tables(status: &Status) -> String {
     if !status.files.is_empty() {
         let columns = ["compatible", "state", "id", "bytes"];
         table(&mut out, "Files", &columns, &status.files);
+    }
+    if !status.huge_pages.is_empty() {
+        let columns = ["size", "preserved", "incoming", "bytes"];
+        table(&mut out, "Huge pages", &columns, &status.huge_pages);
     }
     if !status.orphans.is_empty() {
         let title = "Finished, but not released yet";
@@ -203,7 +246,7 @@ fn table(out: &mut String, title: &str, columns: &[&str], records: &[Record]) {
 
 fn cell(record: &Record, column: &str) -> String {
     match record.get(column) {
-        Some(Value::Number(bytes)) if column == "bytes" => human(*bytes),
+        Some(Value::Number(bytes)) if ["bytes", "size"].contains(&column) => human(*bytes),
         Some(Value::Number(number)) => number.to_string(),
         Some(Value::Text(text)) => text.escape_debug().to_string(),
         None => "-".to_owned(),
@@ -262,6 +305,37 @@ Finished, but not released yet
   memfd-v2    4.0 KiB
 ";
         assert_eq!(tables(&parse(TEXT).unwrap()), expected);
+    }
+
+    #[test]
+    fn huge_pages_are_counted_by_size_and_direction() {
+        let text = "\
+luo_rs 1
+handler compatible=rs-hugetlb-v1 module=luo_hugetlb preserved=3 incoming=2 bytes=1
+file compatible=rs-hugetlb-v1 state=preserved id=1 bytes=2097153 huge_page=2097152 huge_pages=2
+file compatible=rs-hugetlb-v1 state=frozen id=2 bytes=4194304 huge_page=2097152 huge_pages=2
+file compatible=rs-hugetlb-v1 state=retrieved id=3 bytes=2097152 huge_page=2097152 huge_pages=1
+file compatible=rs-hugetlb-v1 state=preserved id=4 bytes=1073741824 huge_page=1073741824 huge_pages=1
+file compatible=rs-hugetlb-v1 state=retrieved id=5 bytes=0 huge_page=65536 huge_pages=0
+file compatible=memfd-v2 state=preserved id=6 bytes=4096
+file compatible=rs-hugetlb-v1 state=preserved id=7 bytes=4096 huge_page=2097152 huge_pages=some
+";
+        let status = parse(text).unwrap();
+        let counts: Vec<_> = status
+            .huge_pages
+            .iter()
+            .map(|size| ["size", "preserved", "incoming"].map(|key| number(size, key).unwrap()))
+            .collect();
+        assert_eq!(counts, [[65536, 0, 0], [2 << 20, 4, 1], [1 << 30, 1, 0]]);
+        let expected = "\
+Huge pages
+  size      preserved  incoming  bytes
+  64.0 KiB  0          0         0 B
+  2.0 MiB   4          1         10.0 MiB
+  1.0 GiB   1          0         1.0 GiB
+";
+        let tables = tables(&status);
+        assert!(tables.ends_with(expected), "{tables}");
     }
 
     #[test]

@@ -74,6 +74,22 @@ fn status_is_shown_as_tables_and_as_json() {
     assert_eq!(json["version"], 1);
     assert_eq!(json["handlers"][0]["incoming"], 2);
     assert_eq!(json["files"], serde_json::json!([]));
+    assert_eq!(json["huge_pages"], serde_json::json!([]));
+}
+
+#[test]
+fn huge_pages_are_in_the_json_with_keys_that_nobody_knows_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("status");
+    let text =
+        "luo_rs 1\nfile state=preserved bytes=6295552 huge_page=2097152 huge_pages=3 colour=red\n";
+    std::fs::write(&file, text).unwrap();
+    let json = luoctl(&["status", "--from", file.to_str().unwrap(), "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let expected =
+        serde_json::json!([{"size": 2 << 20, "preserved": 3, "incoming": 0, "bytes": 6 << 20}]);
+    assert_eq!(json["huge_pages"], expected);
+    assert_eq!(json["files"][0]["colour"], "red");
 }
 
 #[test]

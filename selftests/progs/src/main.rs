@@ -77,6 +77,9 @@ enum Action {
     Vmm {
         /// What to do with the guest's memory.
         step: Step,
+        /// It is that much, in huge pages of 2 MiB, and its hash and the pool are shown.
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        huge: Option<u64>,
     },
     /// Ask the kernel for memory that the code under test has lost (kmemleak).
     Leaks,
@@ -147,9 +150,9 @@ fn main() -> ExitCode {
             last,
             sabotage,
         } => relay::run(round, last, sabotage, &cli.state),
-        Action::Vmm { step } => match step {
-            Step::Preserve => vmm::preserve(),
-            Step::Retrieve => vmm::retrieve(),
+        Action::Vmm { step, huge } => match step {
+            Step::Preserve => vmm::preserve(huge),
+            Step::Retrieve => vmm::retrieve(huge),
         },
         Action::Leaks => leaks(),
         Action::List => {
