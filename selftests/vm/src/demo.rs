@@ -29,6 +29,10 @@ use crate::build;
 use crate::run::SELF;
 
 const HOST: &str = "echo DEMO host $(uname -r) $(cat /proc/sys/kernel/random/boot_id)";
+const HOLD: &str = "(luoctl hold &); until luoctl session list >/dev/null 2>&1; do sleep 0.2; done";
+const HUGE_BEFORE: &str = "luoctl session create huge -- lu_memfd vmm preserve --huge 256M";
+const HUGE_AFTER: &str =
+    "luoctl session retrieve huge -- lu_memfd vmm retrieve --huge 256M && luoctl session finish huge";
 const BEFORE: &str = "(vmm run --mib 128 --cpus 2 --kernel /lu/stage/1/kernel &); \
     vmm wait --beats 20 --seconds 250 && vmm suspend --check";
 const AFTER: &str = "(vmm resume &); vmm wait --beats 20 && vmm stop";
@@ -48,6 +52,8 @@ struct Seen {
     follows: Option<(u64, u64)>,
     same_memory: bool,
     bad: bool,
+    /// What each kernel says of the memory in huge pages, and of their pool.
+    huge: Vec<String>,
 }
 
 fn millis(text: &str) -> Option<f64> {
@@ -61,6 +67,20 @@ fn value<'a>(report: &'a str, key: &str) -> Option<&'a str> {
         .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
+/// Content and pool of memory in huge pages, for a person.
+fn huge(report: &str) -> Option<String> {
+    let mib = |key| -> Option<u64> { Some(value(report, key)?.parse::<u64>().ok()? >> 20) };
+    let (size, page) = (mib("bytes")?, mib("page")?);
+    let (hash, nr, free) = (
+        value(report, "hash")?,
+        value(report, "nr")?,
+        value(report, "free")?,
+    );
+    Some(format!(
+        "{size} MiB in huge pages of {page} MiB, hash {hash}, pool of {nr} with {free} free"
+    ))
+}
+
 impl Seen {
     /// Takes in a line of the console. Returns what a person should see of it.
     fn line(&mut self, line: &str) -> Option<String> {
@@ -68,6 +88,10 @@ impl Seen {
             let (release, boot) = host.split_once(' ')?;
             self.hosts.push((release.into(), boot.into()));
             return Some(format!("host    runs {release}"));
+        }
+        if let Some(report) = line.strip_prefix("HUGE ") {
+            self.huge.push(report.to_owned());
+            return Some(format!("memory  {}", huge(report)?));
         }
         if let Some(report) = line.strip_prefix("vm| MON ") {
             self.bad |= report.contains("BAD");
@@ -135,6 +159,16 @@ impl Seen {
                 "its memory has the same checksum, in the same physical pages".into(),
             ),
             (
+                matches!(self.huge.as_slice(), [old, new] if old == new && huge(new).is_some()),
+                format!(
+                    "another file came back the same: {}",
+                    self.huge
+                        .last()
+                        .and_then(|last| huge(last))
+                        .unwrap_or_default()
+                ),
+            ),
+            (
                 !self.bad && !self.beats.is_empty(),
                 "inside, clocks, memory, a process, a pipe and a timer went on".into(),
             ),
@@ -182,10 +216,16 @@ pub fn main(arch: Arch) -> Result<ExitCode> {
     println!("A host (a virtual machine itself) runs a Linux guest with two CPUs, and is live-updated under it.");
     let mut run = Command::new(SELF)
         .args(["run", "--arch", arch.name(), "--timeout", "300"])
-        .args(["--stage", &format!("{HOST}; {BEFORE}")])
+        .args([
+            "--stage",
+            &format!("{HOST}; {HOLD}; {HUGE_BEFORE} && {BEFORE}"),
+        ])
         .arg("--stage-kernel")
         .arg(new.image())
-        .args(["--stage", &format!("{HOST}; {AFTER}")])
+        .args([
+            "--stage",
+            &format!("{HOST}; {AFTER} && {HOLD} && {HUGE_AFTER}"),
+        ])
         .stdout(Stdio::piped())
         .spawn()?;
     let start = Instant::now();
@@ -231,6 +271,8 @@ mod tests {
         let mut lines = vec!["DEMO host 7.3 aaa".to_string()];
         let beat = |n: u64| format!("vm| MON beat={n} up=1.5s gap=900.0ms cpus=2");
         lines.extend((1..=20).map(beat));
+        let huge = "HUGE bytes=268435456 page=2097152 hash=0f nr=128 free=0 resv=0 surplus=0";
+        lines.push(huge.into());
         lines.push("VMM vm: phase save: 1.0 ms".into());
         lines.push("lu-init: live update".into());
         lines.push("DEMO host 7.3-next bbb".into());
@@ -239,6 +281,7 @@ mod tests {
         lines.push("VMM vm: phase save: 1.0 ms".into());
         lines.push("VMM vm: blackout: 950.0 ms".into());
         lines.extend((21..=41).map(beat));
+        lines.push(huge.into());
         lines
     }
 
@@ -264,6 +307,12 @@ mod tests {
             let mut lines = good.clone();
             let line = lines.remove(missing);
             assert!(!all_good(&lines), "without {line}");
+        }
+        for other in ["hash=00 nr=128", "hash=0f nr=127"] {
+            let mut lines = good.clone();
+            let last = lines.pop().unwrap().replace("hash=0f nr=128", other);
+            lines.push(last);
+            assert!(!all_good(&lines), "with {other}");
         }
         let mut bad = good.clone();
         bad.push("vm| MON beat=42 up=2s gap=900.0ms cpus=2 BAD the clock went back".into());
