@@ -17,4 +17,5 @@ pub mod relay;
 pub mod run;
 pub mod sys;
 pub mod tap;
+pub mod upstream;
 pub mod vmm;

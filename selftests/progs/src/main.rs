@@ -20,6 +20,7 @@ use progs::{
         Outcome,
         Report, //
     },
+    upstream,
     vmm, //
 };
 use std::{
@@ -81,6 +82,11 @@ enum Action {
         #[arg(long, value_name = "SIZE", value_parser = size)]
         huge: Option<u64>,
     },
+    /// Run upstream's selftests of HugeTLB before and after an update.
+    Upstream {
+        /// What to do.
+        step: Upstream,
+    },
     /// Ask the kernel for memory that the code under test has lost (kmemleak).
     Leaks,
     /// Show the cases.
@@ -93,6 +99,16 @@ enum Step {
     Preserve,
     /// Retrieve and verify it.
     Retrieve,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Upstream {
+    /// Run them without any update and note what they show.
+    Reference,
+    /// Preserve a file with huge pages, in a session that `luoctl session create` gives.
+    Preserve,
+    /// Retrieve the file, run them and compare.
+    Compare,
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -153,6 +169,11 @@ fn main() -> ExitCode {
         Action::Vmm { step, huge } => match step {
             Step::Preserve => vmm::preserve(huge),
             Step::Retrieve => vmm::retrieve(huge),
+        },
+        Action::Upstream { step } => match step {
+            Upstream::Reference => upstream::reference(&cli.state.join("upstream")),
+            Upstream::Preserve => upstream::preserve(),
+            Upstream::Compare => upstream::compare(&cli.state.join("upstream")),
         },
         Action::Leaks => leaks(),
         Action::List => {

@@ -59,7 +59,7 @@ fn layout(huge: Option<u64>) -> Layout {
 }
 
 /// The descriptor that this process was started with.
-fn inherited() -> Result<OwnedFd> {
+pub(crate) fn inherited() -> Result<OwnedFd> {
     let name = "LIVEUPDATE_SESSION_FD";
     let number: RawFd = env::var(name)
         .with_context(|| format!("{name} is not set: run this with `luoctl session`"))?

@@ -8,6 +8,7 @@ pub mod programs;
 mod source;
 mod space;
 mod step;
+mod upstream;
 
 use std::fs;
 use std::path::Path;

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Upstream's selftests, built from the kernel source as they are.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::cross;
+use super::install;
+use super::source;
+use super::step;
+use crate::arch::Arch;
+
+/// Programs of one directory of tools/testing/selftests.
+struct Suite {
+    dir: &'static str,
+    programs: &'static [&'static str],
+    /// Files that each program is built with.
+    with: &'static [&'static str],
+}
+
+const SUITES: [Suite; 3] = [
+    Suite {
+        dir: "liveupdate",
+        programs: &[
+            "liveupdate",
+            "luo_kexec_simple",
+            "luo_multi_session",
+            "luo_stress_sessions",
+            "luo_stress_files",
+        ],
+        with: &["lib/lu_utils.c"],
+    },
+    // Those about HugeTLB that need no other program.
+    Suite {
+        dir: "mm",
+        programs: &[
+            "hugetlb-mmap",
+            "hugetlb-shm",
+            "hugetlb-mremap",
+            "hugetlb-madvise",
+            "hugetlb_dio",
+            "hugetlb_madv_vs_map",
+            "thuge-gen",
+            "hugetlb-soft-offline",
+            "hugetlb-read-hwpoison",
+        ],
+        with: &["vm_util.c", "hugepage_settings.c"],
+    },
+    Suite {
+        dir: "memfd",
+        programs: &["memfd_test"],
+        with: &["common.c"],
+    },
+];
+
+/// Builds all of them, static, and puts them into `bin`.
+pub(super) fn build(arch: Arch, bin: &Path) -> Result<()> {
+    let source = source::prepare()?;
+    let work = source.home.join(format!("selftests-{arch}"));
+    let log = source
+        .home
+        .join("logs")
+        .join(format!("{arch}-selftests.log"));
+    fs::create_dir_all(&work)?;
+    let headers = work.join("usr");
+    // What a directory was made from is written when all of it was.
+    let once = |name: &str, key: &str, make: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+        let done = work.join(format!("{name}.key"));
+        if fs::read_to_string(&done).ok().as_deref() != Some(key) {
+            make()?;
+            fs::write(&done, key)?;
+        }
+        Ok(())
+    };
+
+    once("headers", &source.key, &mut || {
+        step::run(
+            &format!("installing kernel headers ({arch})"),
+            Command::new("make")
+                .arg("-C")
+                .arg(&source.tree)
+                .arg(format!("O={}", work.join("o").display()))
+                .arg(format!("ARCH={arch}"))
+                .args(["LLVM=1", "headers_install"])
+                .arg(format!("INSTALL_HDR_PATH={}", headers.display())),
+            &log,
+        )
+    })?;
+    for suite in &SUITES {
+        let selftests = source.tree.join("tools/testing/selftests");
+        let dir = selftests.join(suite.dir);
+        let key = format!("{} {}", source.key, suite.programs.join(" "));
+        once(suite.dir, &key, &mut || {
+            suite.programs.iter().try_for_each(|name| {
+                let mut cc = Command::new(format!("{}gcc", cross(arch)));
+                cc.args(["-D_GNU_SOURCE=", "-static", "-O2", "-Wall"])
+                    .args(["-U_FORTIFY_SOURCE", "-D_FILE_OFFSET_BITS=64"])
+                    .args(["-Wno-unused-function", "-isystem"])
+                    .arg(headers.join("include"))
+                    .arg("-I")
+                    .arg(dir.join("lib/include"))
+                    .arg("-I")
+                    .arg(&selftests)
+                    .arg(dir.join(format!("{name}.c")))
+                    .args(suite.with.iter().map(|file| dir.join(file)))
+                    .args(["-lrt", "-lpthread", "-lm", "-o"])
+                    .arg(work.join(name));
+                let what = format!("building upstream's {name} ({arch})");
+                step::run(&what, &mut cc, &log)
+            })
+        })?;
+        for name in suite.programs {
+            install(&work.join(name), &bin.join(name))?;
+        }
+    }
+    Ok(())
+}
