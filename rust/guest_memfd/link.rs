@@ -106,7 +106,7 @@ unsafe extern "C" fn ioctl(file: *mut kernel::bindings::file, cmd: c_uint, arg: 
     // SAFETY: The file is alive during the call. These operations have no position.
     let file = unsafe { File::from_raw_file(file) };
     let result = match cmd {
-        bindings::LUO_HELPER_GMEM_LINK => link(file, UserPtr::from_addr(arg as usize)),
+        bindings::LUO_HELPER_GMEM_LINK => link(file, UserPtr::from_addr(arg)),
         _ => Err(ENOTTY),
     };
     match result {
