@@ -8,7 +8,8 @@ use crate::{
         SUBTREE, //
     },
     bindings,
-    kho::PreservedBox, //
+    kho::PreservedBox,
+    liveupdate, //
 };
 use kernel::{
     error::to_result,
@@ -46,7 +47,7 @@ impl Drop for Published {
     }
 }
 
-/// The table exists as long as there are huge pages in it, or somebody is about to add some.
+/// The table exists as long as there are huge pages in it, or somebody may add some.
 struct Table {
     users: usize,
     published: Option<Published>,
@@ -58,14 +59,20 @@ kernel::sync::global_lock! {
 }
 
 /// Proof that the table can be used.
-pub(crate) struct Registry(());
+///
+/// If possible, the table is made when the module is loaded: KHO warns if there is no memory for it.
+pub(crate) struct Registry(#[expect(dead_code, reason = "owned")] Option<Counted>);
 
 impl Registry {
     /// Called once, when the module is loaded.
     pub(crate) fn new(_module: &'static ThisModule) -> Self {
         // SAFETY: Modules are initialised once.
         unsafe { TABLE.init() };
-        Self(())
+        Self(
+            liveupdate::enabled()
+                .then(Counted::new)
+                .and_then(Result::ok),
+        )
     }
 }
 
