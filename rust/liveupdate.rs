@@ -155,6 +155,10 @@ pub trait FileHandler: Sized + 'static {
         None
     }
 
+    /// Makes the checksums in the header fit what the test hook damaged.
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    fn test_sum(_header: &mut Self::Header, _state: &Self::State) {}
+
     /// The records that the test hook may damage.
     #[cfg(CONFIG_LIVEUPDATE_TEST)]
     fn test_records(_state: &Self::State) -> Option<crate::test::Records<'_>> {

@@ -9,14 +9,18 @@
 //! poke head <byte offset> <u64>
 //! poke array <element> <byte offset> <u64>
 //! poke own <element> <records|chunk>
+//! poke pools <byte offset> <u64>
+//! sum
+//! next
 //! chunk <pages>
 //! reset
 //! ```
 //!
 //! `fail` makes the next calls of any handler fail. `poke` overwrites eight bytes of what is handed
 //! over, when it is frozen, or, with `own`, the page number in a record by that of a page of the list
-//! of records itself; if the old kernel goes on after all, they are put back. `chunk` sets how
-//! many pages are pinned at a time.
+//! of records itself, or, with `pools`, in the table of huge pages; if the old kernel goes on after all,
+//! they are put back. `sum` makes the checksums fit again. All of these are for the file that is frozen
+//! next; after `next`, for the one after that. `chunk` sets how many pages are pinned at a time.
 
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 mod device;

@@ -82,6 +82,12 @@ impl FileHandler for HugetlbFiles {
     }
 
     #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    fn test_sum(header: &mut HugetlbSer, state: &preserve::State) {
+        header.extents_checksum = state.test_checksum();
+        header.checksum = header.sum();
+    }
+
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
     fn test_records(state: &preserve::State) -> Option<luo::test::Records<'_>> {
         Some(state.test_records())
     }

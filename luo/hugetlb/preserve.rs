@@ -35,6 +35,11 @@ impl State {
     pub(super) fn test_records(&self) -> luo::test::Records<'_> {
         luo::test::Records::of_extents(self.pages.list())
     }
+
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    pub(super) fn test_checksum(&self) -> u64 {
+        self.pages.test_checksum()
+    }
 }
 
 /// Puts into the header what may have changed since, and its checksum.

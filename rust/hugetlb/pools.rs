@@ -58,6 +58,14 @@ kernel::sync::global_lock! {
     unsafe(uninit) static TABLE: Mutex<Table> = Table { users: 0, published: None };
 }
 
+/// The table, for the test hook.
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+pub(crate) fn table() -> Option<core::ptr::NonNull<[u8]>> {
+    let mut table = TABLE.lock();
+    let published = table.published.as_mut()?;
+    Some(zerocopy::IntoBytes::as_mut_bytes(&mut *published.table).into())
+}
+
 /// Proof that the table can be used.
 ///
 /// If possible, the table is made when the module is loaded: KHO warns if there is no memory for it.

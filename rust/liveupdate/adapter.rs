@@ -188,8 +188,9 @@ impl<T: FileHandler> Adapter<T> {
             #[cfg(CONFIG_LIVEUPDATE_TEST)]
             test::damage(
                 file,
-                zerocopy::IntoBytes::as_mut_bytes(&mut *preserved.header),
+                &mut *preserved.header,
                 T::test_records(&preserved.state),
+                |header| T::test_sum(header, &preserved.state),
             )?;
             let key = Key::Outgoing(args.serialized_data);
             reg.report.set_state(key, FileState::Frozen);

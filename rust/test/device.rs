@@ -6,12 +6,15 @@ use super::Step;
 use crate::{
     abi::extents::ExtentSer,
     kho::{
+        Abi,
         FolioRecord,
         PreservedExtents,
         PreservedFolios,
         PAGE, //
     }, //
 };
+#[cfg(CONFIG_HUGETLBFS)]
+use crate::hugetlb::pools;
 use core::{
     num::NonZeroU32,
     ptr::NonNull, //
@@ -59,6 +62,13 @@ enum Poke {
     Array(u64, usize, u64),
     /// Makes the record with this number name a page of the list that it is in.
     Own(u64, Own),
+    /// Overwrites eight bytes in the table of huge pages.
+    #[cfg(CONFIG_HUGETLBFS)]
+    Pools(usize, u64),
+    /// Makes the checksums fit.
+    Sum,
+    /// What follows is for another file.
+    Next,
 }
 
 /// A page that describes memory.
@@ -79,7 +89,7 @@ struct Undo {
 
 struct Orders {
     fails: KVec<Fail>,
-    /// For the next file that is frozen.
+    /// For the next files that are frozen.
     pokes: KVec<Poke>,
     undo: KVec<Undo>,
 }
@@ -129,10 +139,14 @@ impl Orders {
                         };
                         Poke::Own(nr, own)
                     }
+                    #[cfg(CONFIG_HUGETLBFS)]
+                    Some("pools") => Poke::Pools(offset(words.next())?, number(words.next())?),
                     _ => return Err(EINVAL),
                 };
                 self.pokes.push(poke, GFP_KERNEL)?;
             }
+            Some("sum") => self.pokes.push(Poke::Sum, GFP_KERNEL)?,
+            Some("next") => self.pokes.push(Poke::Next, GFP_KERNEL)?,
             Some("chunk") => {
                 let pages = u32::try_from(number(words.next())?).map_err(|_| EINVAL)?;
                 CHUNK.store(pages, Relaxed);
@@ -184,24 +198,54 @@ pub(crate) fn fail(step: Step) -> Result {
     Err(Error::from_errno(-fail.errno))
 }
 
-/// Damages what is handed over for `file`, if it was ordered to.
-pub(crate) fn damage(file: &File, header: &mut [u8], records: Option<Records<'_>>) -> Result {
+/// Damages what is handed over for `file`, if it was ordered to. `sum` makes the checksums of the header
+/// fit.
+pub(crate) fn damage<H: Abi>(
+    file: &File,
+    header: &mut H,
+    records: Option<Records<'_>>,
+    sum: impl Fn(&mut H),
+) -> Result {
     const WORD: usize = size_of::<u64>();
 
     let mut orders = ORDERS.lock();
-    let pokes = core::mem::take(&mut orders.pokes);
+    let mut later = core::mem::take(&mut orders.pokes);
+    let mut pokes = KVec::new();
+    while !later.is_empty() {
+        match later.remove(0).map_err(|_| EINVAL)? {
+            Poke::Next => break,
+            poke => pokes.push(poke, GFP_KERNEL)?,
+        }
+    }
+    orders.pokes = later;
     for poke in &pokes {
         let record = |nr| {
             let list = records.as_ref().map(|records| records.list);
             list.and_then(|list| list.record(nr)).ok_or(EINVAL)
         };
         let (memory, offset, value) = match *poke {
-            Poke::Head(offset, value) => (NonNull::from(&mut *header), offset, value),
+            Poke::Head(offset, value) => {
+                (NonNull::from(header.as_mut_bytes()), offset, value) //
+            }
             Poke::Array(nr, offset, value) => (record(nr)?, offset, value),
             Poke::Own(nr, own) => {
                 let list = records.as_ref().ok_or(EINVAL)?.list;
                 (record(nr)?, 0, list.naming(own).ok_or(EINVAL)?)
             }
+            #[cfg(CONFIG_HUGETLBFS)]
+            Poke::Pools(offset, value) => (pools::table().ok_or(EINVAL)?, offset, value),
+            Poke::Sum => {
+                let mut summed = *header;
+                sum(&mut summed);
+                let first = NonNull::from(header.as_mut_bytes()).cast::<u64>();
+                for (nr, word) in summed.as_bytes().chunks_exact(WORD).enumerate() {
+                    let word = u64::from_ne_bytes(*word.first_chunk().ok_or(EINVAL)?);
+                    // SAFETY: The header has at least as many words.
+                    orders.poke(file, unsafe { first.add(nr) }, word)?;
+                }
+                continue;
+            }
+            Poke::Next => continue,
         };
         let end = offset.checked_add(WORD).ok_or(EINVAL)?;
         if end > memory.len() {
