@@ -14,7 +14,9 @@ use kho_fuzz::{
         extents::{
             Checksum,
             ExtentChecker,
-            ExtentSer, //
+            ExtentSer,
+            Spans,
+            SpansChecker, //
         },
         hugetlb::{
             Header,
@@ -66,6 +68,17 @@ fuzz_target!(|data: &[u8]| {
     };
     assert!(good, "accepted {raw:?}");
 
+    // Whatever the records say, their lengths can be computed; if all were right, they do not change.
+    let mut spans = Spans::new(header.list());
+    let mut spans_checker = SpansChecker::new(header.list());
+    let mut found = Vec::new();
+    for record in &records {
+        spans_checker.push(record);
+        found.extend(spans.push(record));
+    }
+    found.extend(spans.end());
+    assert_eq!(spans_checker.end(), found == records);
+
     let huge = 1u128 << raw.order;
     let pages = u128::from(raw.size).div_ceil(huge << page.shift());
     let (mut end, mut total) = (0u128, 0u128);
@@ -97,4 +110,5 @@ fuzz_target!(|data: &[u8]| {
     }
     let complete = records.len() == raw.nr_extents as usize && total == u128::from(raw.nr_pages);
     assert_eq!(checker.end().is_ok(), complete);
+    assert!(!complete || !header.list().is_full() || found == records);
 });
