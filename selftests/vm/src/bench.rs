@@ -106,6 +106,16 @@ struct Row {
     rust: u64,
     /// Ours divided by the C handler's.
     ratio: f64,
+    /// What each of the runs gave.
+    c_runs: Vec<u64>,
+    rust_runs: Vec<u64>,
+}
+
+/// Whether runs differ by more than a twentieth, so that their mean says little.
+fn differ(runs: &[u64]) -> bool {
+    let (low, high) = (runs.iter().min(), runs.iter().max());
+    low.zip(high)
+        .is_some_and(|(low, high)| (high - low) * 20 > *low)
 }
 
 fn measure(arch: Arch, layout: &str, mib: u64, sides: [Side; 2]) -> Result<Figures> {
@@ -183,15 +193,15 @@ fn pair(arch: Arch, case: &'static str, layout: &str, mib: u64, folio: u64) -> R
     let runs = runs.into_iter().collect::<Result<Vec<_>>>()?;
     let mut rows = Vec::new();
     for phase in PHASES {
-        let mean = |side| -> Result<u64> {
-            let figures = runs
-                .iter()
+        let of = |side| {
+            runs.iter()
                 .map(|figures| figures.get(&(side, phase.to_string())).copied())
                 .collect::<Option<Vec<_>>>()
-                .with_context(|| format!("{case} has no figure for {phase}"))?;
-            Ok(figures.iter().sum::<u64>() / figures.len() as u64)
+                .with_context(|| format!("{case} has no figure for {phase}"))
         };
-        let (c, rust) = (mean(Side::C)?, mean(Side::Rust)?);
+        let (c_runs, rust_runs) = (of(Side::C)?, of(Side::Rust)?);
+        let mean = |runs: &[u64]| runs.iter().sum::<u64>() / runs.len() as u64;
+        let (c, rust) = (mean(&c_runs), mean(&rust_runs));
         let folios = (mib << 20) / folio;
         let ratio = rust as f64 / c.max(1) as f64;
         println!(
@@ -199,6 +209,12 @@ fn pair(arch: Arch, case: &'static str, layout: &str, mib: u64, folio: u64) -> R
             c / folios,
             rust / folios
         );
+        if differ(&c_runs) || differ(&rust_runs) {
+            println!(
+                "{:22} the runs differ: C {c_runs:?}, Rust {rust_runs:?}",
+                ""
+            );
+        }
         rows.push(Row {
             case,
             phase,
@@ -206,6 +222,8 @@ fn pair(arch: Arch, case: &'static str, layout: &str, mib: u64, folio: u64) -> R
             c,
             rust,
             ratio,
+            c_runs,
+            rust_runs,
         });
     }
     Ok(rows)
@@ -259,4 +277,16 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     fs::write(&path, serde_json::to_string_pretty(&report)?)?;
     println!("\nAlso in {}.", path.display());
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_differ_are_told() {
+        assert!(!differ(&[100, 105]));
+        assert!(differ(&[106, 100]));
+        assert!(!differ(&[]));
+    }
 }
