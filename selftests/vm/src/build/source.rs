@@ -257,6 +257,8 @@ fn patch_tree(base: &Path, stamp: &str, home: &Path, tree: &Path) -> Result<Stri
             );
         }
     }
+    // What is there is a mixture until the last file is written.
+    let _ = fs::remove_file(home.join("series.key"));
     for file in &files {
         mirror(&work.join(file), &tree.join(file))?;
     }
