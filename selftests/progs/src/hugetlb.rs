@@ -131,6 +131,17 @@ impl HugeMap {
         unsafe { self.base.add(at as usize).read_volatile() }
     }
 
+    /// Marks what is mapped at `at` as broken.
+    pub fn poison(&self, at: u64, len: u64) -> rustix::io::Result<()> {
+        assert!((at + len) as usize <= self.len);
+        // SAFETY: It is inside the mapping, and nobody reads it any more.
+        let status = unsafe {
+            let address = self.base.add(at as usize).cast();
+            libc::madvise(address, len as usize, libc::MADV_HWPOISON)
+        };
+        sys::answer(status.into())
+    }
+
     /// The physical page number at each multiple of `huge`.
     pub fn pfns(&self, huge: u64) -> Result<Vec<u64>> {
         let pagemap = fs::File::open("/proc/self/pagemap")?;

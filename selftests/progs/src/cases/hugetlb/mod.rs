@@ -2,6 +2,9 @@
 
 //! Memfds with huge pages of HugeTLB.
 
+mod bad;
+mod faults;
+mod groups;
 mod local;
 mod pools;
 mod relay;
@@ -77,17 +80,71 @@ pub(super) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
-        "hugetlb.bad-header",
-        "A changed header is refused, and the memory is free after finish",
-        |old| pools::bad_old(old, "poke head 16 8192"),
-        pools::bad_new,
+        "hugetlb.bad",
+        "Whatever was changed, the file is refused, alone, and what can be found of it is freed",
+        bad::old,
+        bad::new,
     )
     .on_request(),
     Case::update(
-        "hugetlb.bad-record",
-        "A changed record is refused, and the memory is free after finish",
-        |old| pools::bad_old(old, "poke array 0 8 137438953473"),
-        pools::bad_new,
+        "hugetlb.bad-pools",
+        "A table of huge pages that contradicts itself is ignored at boot",
+        |old| bad::pools_old(old, "poke pools 0 256"),
+        |new| bad::pools_new(new, |nr| nr),
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.bad-pools-number",
+        "A table of more huge pages than there can be leaves nothing to allocate at boot",
+        |old| bad::pools_old(old, "poke pools 8 0xffffffffffffffff"),
+        |new| bad::pools_new(new, |_| 0),
+    )
+    .on_request(),
+    Case::local(
+        "hugetlb.faults-preserve",
+        "Whatever allocation fails, preserve is undone and works when it is tried again",
+        faults::preserve,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.faults-retrieve",
+        "Whatever allocation fails, retrieve loses nothing but the file, and its memory is freed",
+        faults::retrieve_old,
+        faults::retrieve_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.poisoned",
+        "Broken memory is refused at preserve and at freeze, and then the others go through",
+        faults::poisoned_old,
+        faults::poisoned_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.module",
+        "The modules cannot be unloaded while a file is preserved or waits, and can be afterwards",
+        faults::module_old,
+        faults::module_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.missing",
+        "Without the handler its file cannot be had, and the session can be finished",
+        faults::module_old,
+        faults::missing_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.groups",
+        "Control groups are charged as they were, and their limits hold",
+        groups::old,
+        groups::new,
+    )
+    .on_request(),
+    Case::local(
+        "hugetlb.cma",
+        "Huge pages of hugetlb_cma= are refused if there are no others",
+        pools::cma,
     )
     .on_request(),
     Case::update(

@@ -193,34 +193,22 @@ pub(super) fn boot_pool_new(new: &mut New<'_>) -> Result<()> {
     Ok(())
 }
 
-/// So many that it shows if they are not freed, in a kernel with checkers too.
-const BAD: u64 = 32;
-
-/// Preserves a file and orders it to be damaged at the jump.
-pub(super) fn bad_old(old: &mut Old<'_>, order: &str) -> Result<()> {
-    if !sys::hook("reset")? {
-        return old.common.skip_all("the kernel has no test hook");
+pub(super) fn cma(old: &mut Old<'_>) -> Result<()> {
+    if !Pool(G1).exists() || Pool(G1).set(1)? == 0 {
+        return old
+            .common
+            .skip_all("no gibibyte in the area of hugetlb_cma=");
     }
-    POOL.set(BAD)?;
-    let fd = huge_memfd(M2, MemfdFlags::ALLOW_SEALING)?;
-    write(&layout(BAD), &fd, M2)?;
-    old.preserve(&fd, 1)?;
-    sys::hook(order)?;
-    Ok(())
-}
-
-pub(super) fn bad_new(new: &mut New<'_>) -> Result<()> {
-    let before = POOL.state()?;
-    let free = sys::mem_free()?;
-    let session = new.take_session("")?;
-    let result = session.retrieve(liveupdate::Token(1));
-    new.common
-        .check("refused", refused(result, &[Errno::INVAL]));
-    session.finish().map_err(liveupdate::Error::from)?;
-    let want = (free + BAD * M2).saturating_sub(sys::slack(1 << 20));
-    let now = sys::wait_mem_free(want)?;
-    let text = format!("{free} bytes were free, then {now}");
-    new.common.check("memory", is(now >= want, &text));
-    new.common.check("pool", same(POOL.state()?, before));
+    let fd = huge_memfd(G1, MemfdFlags::ALLOW_SEALING)?;
+    write(&gigantic(), &fd, G1)?;
+    let session = old.new_session(".cma")?;
+    let result = session.preserve(&fd, liveupdate::Token(1));
+    // What is pinned has to leave the area, and there is no other place that is large enough.
+    old.common
+        .check("refused", refused(result, &[Errno::NOMEM]));
+    drop(session);
+    old.common.check("content", gigantic().verify(&fd));
+    drop(fd);
+    pool(&mut old.common, "pool", Pool(G1), [1, 1, 0, 0])?;
     Ok(())
 }
