@@ -165,12 +165,11 @@ pub(super) fn prepare() -> Result<Source> {
     let tree = home.join("src");
     fs::create_dir_all(&home)?;
     let lock = fs::File::create(home.join("source.lock"))?;
+    let (key, texts) = series(&stamp)?;
     loop {
-        lock_tree(&lock, FlockOperation::LockExclusive)?;
-        let key = patch_tree(&base, &stamp, &home, &tree)?;
-        // In between, somebody with other patches may get it.
+        // Together with all others who have the same patches.
         lock_tree(&lock, FlockOperation::LockShared)?;
-        if fs::read_to_string(home.join("series.key")).is_ok_and(|k| k == key) {
+        if tree.exists() && fs::read_to_string(home.join("series.key")).is_ok_and(|k| k == key) {
             return Ok(Source {
                 home,
                 tree,
@@ -178,6 +177,9 @@ pub(super) fn prepare() -> Result<Source> {
                 _lock: lock,
             });
         }
+        // Others may get it in between, and in between this and the next look.
+        lock_tree(&lock, FlockOperation::LockExclusive)?;
+        patch_tree(&base, &key, &texts, &home, &tree)?;
     }
 }
 
@@ -194,23 +196,35 @@ fn lock_tree(lock: &fs::File, how: FlockOperation) -> Result<()> {
     Ok(())
 }
 
-/// Applies this checkout's patches to the tree, unless it has them. Returns the key of the result.
-fn patch_tree(base: &Path, stamp: &str, home: &Path, tree: &Path) -> Result<String> {
+/// The texts of this checkout's patches, and the key of a tree that has them.
+fn series(stamp: &str) -> Result<(String, Vec<(PathBuf, String)>)> {
+    let texts = patches()?
+        .into_iter()
+        .map(|p| {
+            let text = fs::read_to_string(&p)
+                .with_context(|| format!("{} cannot be read", p.display()))?;
+            Ok((p, text))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut parts: Vec<&[u8]> = vec![stamp.as_bytes()];
+    parts.extend(texts.iter().map(|(_, text)| text.as_bytes()));
+    Ok((digest(&parts), texts))
+}
+
+/// Applies patches to the tree, unless it has them.
+fn patch_tree(
+    base: &Path,
+    key: &str,
+    patches: &[(PathBuf, String)],
+    home: &Path,
+    tree: &Path,
+) -> Result<()> {
     if !tree.exists() {
         space::require("unpacking the kernel source", home, 3)?;
         unpack(base, home)?;
     }
-
-    let patches = patches()?;
-    let texts = patches
-        .iter()
-        .map(|p| fs::read_to_string(p).with_context(|| format!("{} cannot be read", p.display())))
-        .collect::<Result<Vec<_>>>()?;
-    let mut parts: Vec<&[u8]> = vec![stamp.as_bytes()];
-    parts.extend(texts.iter().map(|t| t.as_bytes()));
-    let key = digest(&parts);
     if fs::read_to_string(home.join("series.key")).is_ok_and(|k| k == key) {
-        return Ok(key);
+        return Ok(());
     }
 
     // Pristine copies of every file that any series has touched.
@@ -221,7 +235,7 @@ fn patch_tree(base: &Path, stamp: &str, home: &Path, tree: &Path) -> Result<Stri
         .lines()
         .map(PathBuf::from)
         .collect();
-    for file in texts.iter().flat_map(|t| touched(t)) {
+    for file in patches.iter().flat_map(|(_, text)| touched(text)) {
         if !files.contains(&file) {
             mirror(&tree.join(&file), &orig.join(&file))?;
             files.insert(file);
@@ -241,7 +255,7 @@ fn patch_tree(base: &Path, stamp: &str, home: &Path, tree: &Path) -> Result<Stri
     for file in &files {
         mirror(&orig.join(file), &work.join(file))?;
     }
-    for patch in &patches {
+    for (patch, _) in patches {
         let out = Command::new("patch")
             .args(["-p1", "--no-backup-if-mismatch", "-s", "-d"])
             .arg(&work)
@@ -262,6 +276,6 @@ fn patch_tree(base: &Path, stamp: &str, home: &Path, tree: &Path) -> Result<Stri
     for file in &files {
         mirror(&work.join(file), &tree.join(file))?;
     }
-    fs::write(home.join("series.key"), &key)?;
-    Ok(key)
+    fs::write(home.join("series.key"), key)?;
+    Ok(())
 }
