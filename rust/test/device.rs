@@ -3,6 +3,8 @@
 //! The device, and the faults that were ordered through it.
 
 use super::Step;
+#[cfg(CONFIG_HUGETLBFS)]
+use crate::hugetlb::pools;
 use crate::{
     abi::extents::ExtentSer,
     kho::{
@@ -13,8 +15,6 @@ use crate::{
         PAGE, //
     }, //
 };
-#[cfg(CONFIG_HUGETLBFS)]
-use crate::hugetlb::pools;
 use core::{
     num::NonZeroU32,
     ptr::NonNull, //
