@@ -55,8 +55,8 @@ bool luo_helper_folio_poisoned(struct folio *folio)
  * never drops it in the next kernel.
  */
 static __always_inline int
-folio_preserve(struct folio *folio, const struct address_space *mapping,
-	       u64 index)
+folio_preserve(struct folio *folio, bool large,
+	       const struct address_space *mapping, u64 index)
 {
 	int err = -EAGAIN;
 
@@ -64,7 +64,8 @@ folio_preserve(struct folio *folio, const struct address_space *mapping,
 	if (unlikely(folio->mapping != mapping || folio->index != index))
 		goto unlock;
 	err = -EHWPOISON;
-	if (unlikely(folio_contain_hwpoisoned_page(folio)))
+	if (unlikely(large ? folio_contain_hwpoisoned_page(folio) :
+			     folio_test_hwpoison(folio)))
 		goto unlock;
 	/* Allocated by fallocate(), but never used: it may hold anything. */
 	if (unlikely(!folio_test_uptodate(folio))) {
@@ -102,7 +103,16 @@ int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 		struct folio *folio = *folios;
 		unsigned int order;
 
-		err = folio_preserve(folio, mapping, index);
+		/* Pinned, so it stays one page: twice the code, but no shifts. */
+		if (likely(!folio_test_large(folio))) {
+			err = folio_preserve(folio, false, mapping, index);
+			if (unlikely(err))
+				break;
+			*word++ = (u64)folio_pfn(folio) << LUO_HELPER_ORDER_BITS;
+			index++;
+			continue;
+		}
+		err = folio_preserve(folio, true, mapping, index);
 		if (unlikely(err))
 			break;
 		order = folio_order(folio);
