@@ -15,6 +15,7 @@ pub mod memory;
 pub mod pattern;
 pub mod relay;
 pub mod run;
+pub mod sweep;
 pub mod sys;
 pub mod tap;
 pub mod upstream;

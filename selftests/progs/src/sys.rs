@@ -101,7 +101,7 @@ pub fn slack(plain: u64) -> u64 {
 
 /// What the kernel thinks has been lost in the code under test, if it can tell.
 pub fn leaks() -> Result<Option<Vec<String>>> {
-    const OURS: [&str; 5] = ["luo_", "kho_", "memfd", "shmem", "liveupdate"];
+    const OURS: [&str; 6] = ["luo_", "kho_", "memfd", "gmem", "shmem", "liveupdate"];
 
     if !Path::new(KMEMLEAK).exists() {
         return Ok(None);

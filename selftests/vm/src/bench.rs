@@ -125,7 +125,7 @@ fn measure(arch: Arch, layout: &str, mib: u64, sides: [Side; 2]) -> Result<Figur
         "run",
         "--icount",
         "--mem",
-        "3G",
+        "6G",
         "--timeout",
         "600",
         "--arch",

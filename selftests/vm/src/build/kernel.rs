@@ -72,9 +72,14 @@ fn fragments(build: Build) -> Vec<PathBuf> {
     ];
     match build.variant {
         Variant::Plain => {}
-        Variant::Debug => list.push(dir.join("debug.config")),
+        Variant::Debug => {
+            list.push(dir.join("debug.config"));
+            // What one architecture's checkers need of their own.
+            list.push(dir.join(format!("{}-debug.config", build.arch)));
+        }
         Variant::Other => list.push(dir.join("other.config")),
     }
+    list.retain(|fragment| fragment.exists());
     list
 }
 

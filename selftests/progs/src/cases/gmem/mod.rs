@@ -2,6 +2,7 @@
 
 //! Guest memory of KVM (guest_memfd).
 
+mod faults;
 mod link;
 mod local;
 mod private;
@@ -67,6 +68,26 @@ pub(super) const CASES: &[Case] = &[
         "A changed record is refused, and the memory is free after finish",
         |old| update::bad_old(old, "poke array 0 8 137438953473"),
         update::bad_new,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.faults-preserve",
+        "Whatever allocation fails, preserve is undone and works when it is tried again",
+        faults::preserve,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.faults-retrieve",
+        "Whatever allocation fails, retrieve loses nothing but the file, and finish frees it",
+        faults::retrieve_old,
+        faults::retrieve_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.faults-link",
+        "Whatever allocation fails, the memory can be linked to a VM afterwards",
+        faults::link_old,
+        faults::link_new,
     )
     .on_request(),
     Case::local(
