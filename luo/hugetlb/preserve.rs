@@ -38,7 +38,7 @@ impl State {
 
     #[cfg(CONFIG_LIVEUPDATE_TEST)]
     pub(super) fn test_checksum(&self) -> u64 {
-        self.pages.test_checksum()
+        self.pages.list().test_checksum()
     }
 }
 

@@ -127,17 +127,6 @@ impl PreservedHugePages {
         &self.extents
     }
 
-    /// Checksum of the records as they are now.
-    #[cfg(CONFIG_LIVEUPDATE_TEST)]
-    pub fn test_checksum(&self) -> u64 {
-        let mut sum = Checksum::new();
-        let _ = self.extents.try_for_each(|page| {
-            page.iter().for_each(|extent| sum.add_extent(extent));
-            Ok(())
-        });
-        sum.get()
-    }
-
     /// Memory of the huge pages and of their list, in bytes.
     pub fn bytes(&self) -> u64 {
         (self.extents.nr_pages() << self.extents.order() << PAGE.shift())

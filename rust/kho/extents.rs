@@ -115,6 +115,17 @@ impl PreservedExtents {
         &self.list
     }
 
+    /// Checksum of the records as they are now, for the test hook.
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    pub fn test_checksum(&self) -> u64 {
+        let mut sum = Checksum::new();
+        let _ = self.list.try_for_each(|page| {
+            page.iter().for_each(|extent| sum.add_extent(extent));
+            Ok(())
+        });
+        sum.get()
+    }
+
     /// Calls `f` with the page number of each folio, until it fails.
     pub fn try_for_each(&self, mut f: impl FnMut(u64) -> Result) -> Result {
         let mut all = |extent: &ExtentSer| {

@@ -228,22 +228,31 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
 /// If make cannot be started; findings are printed and answered with `false`.
 pub fn clippy(build: Build) -> Result<bool> {
     let kdir = fs::canonicalize(build.dir().join("kernel")).context("the kernel is not built")?;
-    // Objects of its own: what clippy-driver compiled must not be mistaken for a build.
-    let out = build.dir().join("clippy");
-    let _ = fs::remove_dir_all(&out);
-    fs::create_dir_all(&out)?;
     let source = fs::canonicalize(kdir.join("source"))?;
-    let result = kbuild(&kdir, &source, build.arch, &out)
-        .args(["CLIPPY=1", "W=e"])
-        .output()?;
-    let text = String::from_utf8_lossy(&result.stderr);
-    let good = result.status.success() && !text.contains("warning:");
-    println!(
-        "{} clippy of the kernel code",
-        if good { "ok  " } else { "FAIL" }
-    );
-    if !good {
-        println!("{text}");
+    let mut good = true;
+    // The code for tests is linted too, without a kernel of the debug variant.
+    for (what, test_hook) in [("code", false), ("code with the test hook", true)] {
+        // Objects of its own: what clippy-driver compiled must not be mistaken for a build.
+        let out = build.dir().join("clippy");
+        let _ = fs::remove_dir_all(&out);
+        fs::create_dir_all(&out)?;
+        let mut make = kbuild(&kdir, &source, build.arch, &out);
+        make.args(["CLIPPY=1", "W=e"]);
+        if test_hook {
+            make.args([
+                "KRUSTFLAGS=--cfg CONFIG_LIVEUPDATE_TEST",
+                "KCFLAGS=-DCONFIG_LIVEUPDATE_TEST",
+            ]);
+        }
+        let result = make.output()?;
+        let text = String::from_utf8_lossy(&result.stderr);
+        let clean = result.status.success() && !text.contains("warning:");
+        let verdict = if clean { "ok  " } else { "FAIL" };
+        println!("{verdict} clippy of the kernel {what}");
+        if !clean {
+            println!("{text}");
+        }
+        good &= clean;
     }
     Ok(good)
 }
