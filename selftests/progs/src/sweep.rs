@@ -36,7 +36,7 @@ const MOST: u32 = 2000;
 /// A new file fails with one of these: file systems without memory for an inode say that they have no space.
 const NO_MEMORY: [Errno; 2] = [Errno::NOMEM, Errno::NOSPC];
 
-/// A sweep with fewer allocations or refusals has tested nothing.
+/// A sweep with fewer allocations has missed what it is for.
 const LEAST: u32 = 5;
 
 /// What is swept.
@@ -61,10 +61,11 @@ impl Tally {
     fn report(&self, common: &mut Common<'_>, prefix: &str) {
         let (nr, refusals) = (self.allocations, self.refusals);
         println!("# {prefix}: {nr} allocations, {refusals} refusals");
-        for (what, nr) in [("injected", nr), ("refused", refusals)] {
+        // Most calls get along without some of what they ask for.
+        for (what, nr, least) in [("injected", nr, LEAST), ("refused", refusals, 1)] {
             common.check(
                 &format!("{prefix}.{what}"),
-                is(nr > LEAST, &format!("only {nr}")),
+                is(nr >= least, &format!("only {nr}")),
             );
         }
     }
