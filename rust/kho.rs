@@ -39,6 +39,7 @@ pub use self::{
         PreservedVec, //
     },
     restored::{
+        Failed,
         HeldFolios,
         IncomingFolios,
         ListedFolios,

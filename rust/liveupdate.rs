@@ -10,8 +10,8 @@
 //!    file fails here, the old kernel goes on, and `unfreeze` is called for those that did not.
 //! 3. In the new kernel, `claim` takes over what was handed over. If somebody wants the file, `parse`
 //!    and `check` look at it, and `retrieve` makes the file again, once. If nobody does, or anything
-//!    is wrong, it is dropped, and so freed. LUO never calls a handler again after a file could not be
-//!    retrieved, so that the state is used up in any case.
+//!    is wrong, it is dropped, and so freed. What `retrieve` fails with may tell that nothing was lost:
+//!    then what is left is kept for another attempt, or until the user finishes.
 //! 4. `finished` gets what `retrieve` wanted to be kept until the user confirmed that all is well.
 //!
 //! There is no way to refuse to finish: LUO would not be able to ever end the session.
@@ -33,6 +33,7 @@ use crate::{
     },
     kho::{
         Abi,
+        Failed,
         Incoming,
         PreservedBox,
         RestoreError, //
@@ -110,11 +111,11 @@ pub trait FileHandler: Sized + 'static {
     /// State that all files of this type share, or [`NoFlb`](crate::flb::NoFlb).
     type Flb: Flb;
     /// A header that is consistent in itself.
-    type Parsed;
+    type Parsed: Send + Unpin + 'static;
     /// All that a header names. Dropping it frees what can be identified of it.
     type Memory;
     /// The same, where all can be identified.
-    type Checked;
+    type Checked: Send + Unpin + 'static;
 
     /// Whether `file` is of this type. This must be cheap and must not sleep for long.
     fn can_preserve(file: &File) -> bool;
@@ -142,11 +143,12 @@ pub trait FileHandler: Sized + 'static {
     /// Checks as much as is needed to free everything.
     fn check(memory: Self::Memory, header: &Self::Parsed) -> Result<Self::Checked, RestoreError>;
 
-    /// Restores a file. Everything must be restored or freed, also if this fails.
+    /// Restores a file. If this fails, all is freed but for what the error has, with which this is called
+    /// again if the user tries again.
     fn retrieve(
         memory: Self::Checked,
         header: &Self::Parsed,
-    ) -> Result<Retrieved<Self::Live>, RestoreError>;
+    ) -> Result<Retrieved<Self::Live>, Failed<Self::Checked>>;
 
     /// The user is done with the update: `live` is not needed any more. What cannot be released yet
     /// is returned, and is released later.
@@ -166,9 +168,21 @@ pub trait FileHandler: Sized + 'static {
     }
 }
 
-/// What is kept of a file that is retrieved but not finished.
-struct Retained<L> {
-    live: L,
+/// A file that could not be retrieved yet.
+struct Postponed<T: FileHandler> {
+    memory: T::Checked,
+    header: T::Parsed,
+}
+
+/// What a file that is not finished has.
+enum Kept<T: FileHandler> {
+    Live(T::Live),
+    Postponed(Postponed<T>),
+}
+
+/// What is kept of a file between the attempt to retrieve it and its end.
+struct Retained<T: FileHandler> {
+    kept: Kept<T>,
     /// Room to keep it longer.
     slot: orphan::Slot,
     /// Files that named the same header, and so were refused.
@@ -185,7 +199,7 @@ struct Retained<L> {
 pub struct Registration<T: FileHandler> {
     /// By the header that the file had, which is gone.
     #[pin]
-    live: Mutex<RBTree<status::Key, Retained<T::Live>>>,
+    live: Mutex<RBTree<status::Key, Retained<T>>>,
     report: status::Entry,
     /// Whether files may be preserved.
     ready: Atomic<bool>,
@@ -196,7 +210,7 @@ pub struct Registration<T: FileHandler> {
     handler: Opaque<bindings::liveupdate_file_handler>,
 }
 
-// SAFETY: LUO's list may be changed from any thread, and `T::Live` is `Send`.
+// SAFETY: LUO's list may be changed from any thread, and all that is kept is `Send`.
 unsafe impl<T: FileHandler> Send for Registration<T> {}
 // SAFETY: All that is changed after registration is behind mutexes.
 unsafe impl<T: FileHandler> Sync for Registration<T> {}
@@ -236,8 +250,20 @@ impl<T: FileHandler> Registration<T> {
         self.flb.as_ref().map(Pin::as_ref)
     }
 
-    fn take_live(&self, key: status::Key) -> Option<Retained<T::Live>> {
+    fn take_live(&self, key: status::Key) -> Option<Retained<T>> {
         self.live.lock().remove(&key)
+    }
+
+    /// Takes what is left of a file that could not be retrieved.
+    fn take_postponed(&self, key: status::Key) -> Option<Postponed<T>> {
+        let mut live = self.live.lock();
+        if !matches!(live.get(&key)?.kept, Kept::Postponed(_)) {
+            return None;
+        }
+        match live.remove(&key)?.kept {
+            Kept::Postponed(postponed) => Some(postponed),
+            Kept::Live(_) => None,
+        }
     }
 
     /// Notes that another file of the previous kernel names the same header as one that is retrieved,

@@ -24,6 +24,7 @@ use luo::{
     },
     flb::NoFlb,
     kho::{
+        Failed,
         HeldExtents,
         Incoming,
         IncomingExtents,
@@ -82,10 +83,12 @@ impl FileHandler for GuestMemfdFiles {
     fn retrieve(
         pages: ListedExtents,
         header: &Header,
-    ) -> Result<Retrieved<HeldExtents>, RestoreError> {
+    ) -> Result<Retrieved<HeldExtents>, Failed<ListedExtents>> {
         let file = NewGuestMemfd::new(header.size(), header.flags(), header.vm_type())
             .map_err(RestoreError::Create)?;
-        let live = pages.insert_into(&file, header.list())?;
+        let live = pages
+            .insert_into(&file, header.list())
+            .map_err(|failed| failed.error)?;
         Ok(Retrieved {
             file: file.into_file(),
             live,

@@ -21,10 +21,10 @@ use luo::{
     flb::NoFlb,
     hugetlb::Hugetlb,
     kho::{
+        Failed,
         HeldExtents,
         Incoming,
         IncomingExtents,
-        ListedExtents,
         RestoreError,
         PAGE, //
     },
@@ -48,7 +48,7 @@ impl FileHandler for HugetlbFiles {
     type Flb = NoFlb;
     type Parsed = Header;
     type Memory = IncomingExtents;
-    type Checked = ListedExtents;
+    type Checked = retrieve::Checked;
 
     fn can_preserve(file: &File) -> bool {
         Hugetlb::new(file).is_some()
@@ -70,14 +70,14 @@ impl FileHandler for HugetlbFiles {
         Header::parse(raw, PAGE)
     }
 
-    fn check(pages: IncomingExtents, header: &Header) -> Result<ListedExtents, RestoreError> {
-        pages.check(header.list())
+    fn check(pages: IncomingExtents, header: &Header) -> Result<retrieve::Checked, RestoreError> {
+        pages.check(header.list()).map(retrieve::Checked::new)
     }
 
     fn retrieve(
-        pages: ListedExtents,
+        pages: retrieve::Checked,
         header: &Header,
-    ) -> Result<Retrieved<HeldExtents>, RestoreError> {
+    ) -> Result<Retrieved<HeldExtents>, Failed<retrieve::Checked>> {
         retrieve::retrieve(pages, header)
     }
 

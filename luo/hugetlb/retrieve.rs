@@ -3,7 +3,8 @@
 //! The new kernel's side.
 //!
 //! Everything is checked before the first huge page is restored, and nobody gets the file before the
-//! last one is in it. Whatever fails, dropping what is left frees the memory.
+//! last one is in it. Whatever fails, dropping what is left frees the memory. What fails because there is
+//! no room, or somebody looks at a huge page, can be tried again: huge pages that are in the file stay there.
 
 use kernel::prelude::*;
 use luo::{
@@ -13,6 +14,7 @@ use luo::{
         Pages, //
     },
     kho::{
+        Failed,
         HeldExtents,
         ListedExtents,
         RestoreError, //
@@ -20,21 +22,53 @@ use luo::{
     liveupdate::Retrieved, //
 };
 
-pub(super) fn retrieve(
+/// Huge pages that wait, and the file that some of them are in.
+///
+/// The fields are dropped in this order: the file is what frees huge pages that are in it.
+pub(crate) struct Checked {
     pages: ListedExtents,
+    file: Option<NewHugetlb>,
+}
+
+impl Checked {
+    pub(super) fn new(pages: ListedExtents) -> Self {
+        Self { pages, file: None }
+    }
+}
+
+#[expect(
+    clippy::result_large_err,
+    reason = "to box it takes memory, just when there may be none"
+)]
+pub(super) fn retrieve(
+    Checked { pages, file }: Checked,
     header: &Header,
-) -> Result<Retrieved<HeldExtents>, RestoreError> {
-    let file = create(header).map_err(RestoreError::Create)?;
+) -> Result<Retrieved<HeldExtents>, Failed<Checked>> {
+    let file = match file.map_or_else(|| create(header), Ok) {
+        Ok(file) => file,
+        Err(err) => {
+            return Err(Failed {
+                error: RestoreError::Create(err),
+                // It will never have them.
+                rest: (err != ENODEV).then_some(Checked { pages, file: None }),
+            });
+        }
+    };
     let into = Pages {
         file: &file,
         surplus: header.is_surplus(),
     };
-    let live = pages.insert_into(&into, header.list())?;
-    Ok(Retrieved {
-        file: file.into_file(),
-        live,
-        bytes: header.size(),
-    })
+    match pages.insert_into(&into, header.list()) {
+        Ok(live) => Ok(Retrieved {
+            file: file.into_file(),
+            live,
+            bytes: header.size(),
+        }),
+        Err(failed) => Err(failed.map(|pages| Checked {
+            pages,
+            file: Some(file),
+        })),
+    }
 }
 
 /// An empty file that is otherwise like the old one.

@@ -21,6 +21,7 @@ use luo::{
     },
     fs,
     kho::{
+        Failed,
         HeldFolios,
         Incoming,
         IncomingFolios,
@@ -83,8 +84,8 @@ impl FileHandler for Memfd {
     fn retrieve(
         folios: ListedFolios<FolioSer>,
         header: &Header,
-    ) -> Result<Retrieved<HeldFolios<FolioSer>>, RestoreError> {
-        retrieve::retrieve(folios, header)
+    ) -> Result<Retrieved<HeldFolios<FolioSer>>, Failed<ListedFolios<FolioSer>>> {
+        Ok(retrieve::retrieve(folios, header)?)
     }
 
     #[cfg(CONFIG_LIVEUPDATE_TEST)]

@@ -8,6 +8,7 @@ use super::{
         waiting_order, //
     },
     Abi,
+    Failed,
     Incoming,
     IncomingVec,
     RestoreError,
@@ -52,6 +53,8 @@ struct Extents {
     /// That many folios from the start of the list were restored, and we have a reference of each.
     /// None is as long as the list was not checked.
     restored: u64,
+    /// That many of them are in a file.
+    inserted: u64,
     /// As soon as it was parsed.
     described: Option<ExtentList>,
 }
@@ -165,6 +168,7 @@ impl IncomingExtents {
             // SAFETY: The header is used up.
             list: unsafe { IncomingVec::new(desc) },
             restored: 0,
+            inserted: 0,
             described: None,
         })
     }
@@ -223,19 +227,29 @@ fn check_records(records: &IncomingVec<ExtentSer>, list: &ExtentList) -> Result<
 impl ListedExtents {
     /// Checks all records, before any folio is restored, and puts the folios into `file`.
     ///
-    /// If it fails, all of them are freed, in part when the file is.
+    /// If a folio cannot be put into it, this can be called again with the same file, and goes on with that
+    /// folio. Otherwise all of them are freed, in part when the file is.
+    #[expect(
+        clippy::result_large_err,
+        reason = "to box it takes memory, just when there may be none"
+    )]
     pub fn insert_into(
         mut self,
         file: &impl ExtentFile,
         list: &ExtentList,
-    ) -> Result<HeldExtents, RestoreError> {
+    ) -> Result<HeldExtents, Failed<Self>> {
         let Extents {
             list: records,
             restored,
+            inserted,
             ..
         } = &mut self.0;
-        check_records(records, list)?;
+        // They were checked if any of them was used, and those do not wait any more.
+        if *restored == 0 {
+            check_records(records, list)?;
+        }
 
+        let mut at = 0u64;
         let mut checker = ExtentChecker::new(list, PAGE);
         let flow = for_each_record(records, list, |nr, record| {
             let extent = match checker.check(record) {
@@ -243,25 +257,40 @@ impl ListedExtents {
                 Err(err) => return ControlFlow::Break(RestoreError::Record(nr, err)),
             };
             for (pfn, index) in extent.pages() {
+                at = at.saturating_add(1);
+                if at <= *inserted {
+                    continue;
+                }
+                let folio = if at <= *restored {
+                    // SAFETY: It was restored, and the reference is still ours.
+                    NonNull::new(unsafe { bindings::luo_helper_pfn_folio(pfn) })
+                } else {
+                    take_folio(pfn, list.order())
+                };
                 // It waits no more if it was named twice.
-                let Some(folio) = take_folio(pfn, list.order()) else {
+                let Some(folio) = folio else {
                     let err = abi::Error::NotPreserved;
                     return ControlFlow::Break(RestoreError::Record(nr, err));
                 };
                 // The reference is ours, whatever comes.
-                *restored = restored.saturating_add(1);
-                // SAFETY: It was just restored, so that it is not in use.
+                *restored = at;
+                // SAFETY: It was restored, and was not put into a file, so that it is not in use.
                 if let Err(err) = unsafe { file.insert(folio, index) } {
                     return ControlFlow::Break(RestoreError::Insert(nr, err));
                 }
+                *inserted = at;
                 // SAFETY: FFI call without requirements but that it may sleep.
                 let _ = unsafe { bindings::luo_helper_interrupted() };
             }
             ControlFlow::Continue(())
         });
         match flow {
-            ControlFlow::Break(err) => Err(err),
             ControlFlow::Continue(()) => Ok(HeldExtents(self.0)),
+            ControlFlow::Break(error @ RestoreError::Insert(..)) => Err(Failed {
+                error,
+                rest: Some(self),
+            }),
+            ControlFlow::Break(error) => Err(error.into()),
         }
     }
 }

@@ -54,6 +54,31 @@ impl RestoreError {
     }
 }
 
+/// Why a file cannot be made now, and what is left of it.
+pub struct Failed<T> {
+    /// Why.
+    pub error: RestoreError,
+    /// What another attempt can go on with, if nothing was lost. Dropping it frees the memory.
+    pub rest: Option<T>,
+}
+
+impl<T> Failed<T> {
+    /// Makes of the rest what another attempt needs.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Failed<U> {
+        Failed {
+            error: self.error,
+            rest: self.rest.map(f),
+        }
+    }
+}
+
+impl<T> From<RestoreError> for Failed<T> {
+    /// There is nothing left.
+    fn from(error: RestoreError) -> Self {
+        Self { error, rest: None }
+    }
+}
+
 impl kernel::fmt::Display for RestoreError {
     fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
         match self {

@@ -9,6 +9,8 @@ use super::{
     owner,
     padded,
     FileHandler,
+    Kept,
+    Postponed,
     Preserved,
     Registration,
     Retained,
@@ -18,6 +20,7 @@ use crate::{
     bindings,
     fs,
     kho::{
+        Failed,
         Incoming,
         RestoreError, //
     },
@@ -50,6 +53,9 @@ const COMPATIBLE_LEN: usize = bindings::LIVEUPDATE_HNDL_COMPAT_LENGTH as usize;
 
 /// What LUO's private data of a preserved file is.
 type Private<T> = KBox<Preserved<<T as FileHandler>::Header, <T as FileHandler>::State>>;
+
+/// A file, or an error, and what another attempt needs if there can be one.
+type Restored<T> = Result<Retrieved<<T as FileHandler>::Live>, (Error, Option<Postponed<T>>)>;
 
 pub(super) struct Adapter<T: FileHandler>(PhantomData<T>);
 
@@ -218,44 +224,54 @@ impl<T: FileHandler> Adapter<T> {
 
     /// # Safety
     ///
-    /// `args` must be valid, and LUO must never ask for the same serialised data again but to finish.
+    /// `args` must be valid. Unless `try_again` is set afterwards, LUO must never ask for the same serialised
+    /// data again but to finish.
     unsafe extern "C" fn retrieve(args: *mut bindings::liveupdate_file_op_args) -> c_int {
         // SAFETY: The caller guarantees it.
         let args = unsafe { &mut *args };
         // SAFETY: As above.
         let reg = unsafe { Self::registration(args) };
         from_result(|| {
-            // LUO forgets the state if this fails, so that it is taken before anything can.
             let key = Key::Incoming(args.serialized_data);
-            let header = Self::take_header(args).inspect_err(|_| reg.add_twin(key))?;
-            // What can fail without the handler comes before it.
-            let prepared = test::fail(test::Step::Retrieve).and_then(|()| {
-                Ok((
-                    reg.report.reserve()?,
-                    RBTreeNodeReservation::new(GFP_KERNEL)?,
-                    orphan::Slot::new()?, //
-                ))
-            });
-            let (row, node, slot) = match prepared {
-                Ok(prepared) => prepared,
-                Err(err) => {
-                    Self::discard(header);
-                    return Err(err);
+            // Nothing has happened if one of these fails.
+            args.try_again = true;
+            let row = reg.report.reserve()?;
+            let node = RBTreeNodeReservation::new(GFP_KERNEL)?;
+            let slot = orphan::Slot::new()?;
+            args.try_again = false;
+
+            // From here on the state is used up, unless the handler gives it back.
+            let restored = match reg.take_postponed(key) {
+                Some(postponed) => Self::go_on(postponed),
+                None => {
+                    let header = Self::take_header(args).inspect_err(|_| reg.add_twin(key))?;
+                    if let Err(err) = test::fail(test::Step::Retrieve) {
+                        Self::discard(header);
+                        return Err(err);
+                    }
+                    Self::restore(header)
                 }
             };
-
-            let retrieved = Self::restore(header)?;
-            row.insert(key, &retrieved.file, FileState::Retrieved, retrieved.bytes);
+            let (kept, result) = match restored {
+                Ok(retrieved) => {
+                    row.insert(key, &retrieved.file, FileState::Retrieved, retrieved.bytes);
+                    args.file = ARef::into_raw(retrieved.file).as_ptr().cast();
+                    (Kept::Live(retrieved.live), Ok(0))
+                }
+                Err((err, None)) => return Err(err),
+                Err((err, Some(postponed))) => {
+                    args.try_again = true;
+                    (Kept::Postponed(postponed), Err(err))
+                }
+            };
             let retained = Retained {
-                live: retrieved.live,
+                kept,
                 slot,
                 twins: 0,
             };
-            let node = node.into_node(key, retained);
-            let old = reg.live.lock().insert(node);
+            let old = reg.live.lock().insert(node.into_node(key, retained));
             drop(old);
-            args.file = ARef::into_raw(retrieved.file).as_ptr().cast();
-            Ok(0)
+            result
         })
     }
 
@@ -269,17 +285,19 @@ impl<T: FileHandler> Adapter<T> {
         let reg = unsafe { Self::registration(args) };
         let key = Key::Incoming(args.serialized_data);
         if args.retrieve_status == 0 {
-            if let Ok(header) = Self::take_header(args) {
+            if let Some(postponed) = reg.take_postponed(key) {
+                drop(postponed);
+            } else if let Ok(header) = Self::take_header(args) {
                 Self::discard(header);
             }
         } else if args.retrieve_status < 0 && reg.remove_twin(key) {
             // What is kept is that of another file.
         } else if let Some(retained) = reg.take_live(key) {
             // Without a file, LUO failed after `retrieve` did not: the file is gone.
-            if args.retrieve_status > 0 {
+            if let (1.., Kept::Live(live)) = (args.retrieve_status, retained.kept) {
                 // SAFETY: As above; the file was retrieved.
                 let file = unsafe { Self::file(args) };
-                if let Some(orphan) = T::finished(file, retained.live) {
+                if let Some(orphan) = T::finished(file, live) {
                     // SAFETY: LUO has a reference of the module as long as it has the file.
                     unsafe { retained.slot.fill(orphan, owner::<T>()) };
                 }
@@ -292,22 +310,43 @@ impl<T: FileHandler> Adapter<T> {
         }
     }
 
-    /// Makes the file again, or frees what it consists of.
-    fn restore(header: Incoming<T::Header>) -> Result<Retrieved<T::Live>> {
+    /// Makes the file again, or frees what it consists of, or says what another attempt needs.
+    fn restore(header: Incoming<T::Header>) -> Restored<T> {
         let raw = *header;
         let memory = T::claim(header);
-        let restore = || {
-            let parsed = T::parse(&raw).map_err(RestoreError::Header)?;
-            T::retrieve(T::check(memory, &parsed)?, &parsed)
+        let check = || {
+            let header = T::parse(&raw).map_err(RestoreError::Header)?;
+            let memory = T::check(memory, &header)?;
+            Ok(Postponed { memory, header })
         };
-        restore().map_err(|err| {
-            pr_err!(
-                "{}: retrieve failed, the file is lost and its memory freed: {}\n",
-                T::COMPATIBLE,
-                err
-            );
-            err.to_error()
+        match check() {
+            Ok(checked) => Self::go_on(checked),
+            Err(err) => Err((Self::lost(&err), None)),
+        }
+    }
+
+    /// As [`Self::restore`], from where it is certain what there is.
+    fn go_on(Postponed { memory, header }: Postponed<T>) -> Restored<T> {
+        T::retrieve(memory, &header).map_err(|Failed { error, rest }| match rest {
+            None => (Self::lost(&error), None),
+            Some(memory) => {
+                pr_warn!(
+                    "{}: retrieve failed, it can be tried again: {}\n",
+                    T::COMPATIBLE,
+                    error
+                );
+                (error.to_error(), Some(Postponed { memory, header }))
+            }
         })
+    }
+
+    fn lost(err: &RestoreError) -> Error {
+        pr_err!(
+            "{}: retrieve failed, the file is lost and its memory freed: {}\n",
+            T::COMPATIBLE,
+            err
+        );
+        err.to_error()
     }
 
     /// Frees what nobody wants.

@@ -25,20 +25,20 @@ use crate::{
         New,
         Old, //
     },
+    sweep::{
+        self,
+        Sweep, //
+    },
     sys::{
         given_back,
         in_child,
         mem_free,
         refused_reboot,
         rmmod,
-        slack,
-        FailNth, //
+        slack, //
     }, //
 };
-use anyhow::{
-    bail,
-    Result, //
-};
+use anyhow::Result;
 use liveupdate::Token;
 use rustix::{
     fs::{
@@ -49,9 +49,6 @@ use rustix::{
 };
 use std::os::fd::OwnedFd;
 
-/// A sweep that is longer than this has gone astray.
-const MOST: u32 = 1000;
-
 /// Huge pages of each file.
 const PAGES: u64 = 2;
 
@@ -61,126 +58,44 @@ fn file() -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The file is not preserved, and all there.
-fn untouched(fd: &OwnedFd) -> Check {
-    layout(PAGES).verify(fd)?;
+fn verify(fd: &OwnedFd) -> Check {
+    layout(PAGES).verify(fd)
+}
+
+/// The size of the file can be changed.
+fn free(fd: &OwnedFd) -> Check {
     works(ftruncate(fd, (PAGES + 1) * M2))?;
     works(ftruncate(fd, PAGES * M2))
 }
 
+const SWEEP: Sweep<'_> = Sweep {
+    make: &file,
+    verify: &verify,
+    free: &free,
+};
+
 pub(super) fn preserve(old: &mut Old<'_>) -> Result<()> {
-    let fail = match FailNth::new()? {
-        Ok(fail) => fail,
-        Err(why) => return old.common.skip_all(&why),
-    };
     POOL.set(16)?;
-    let mut before = 0;
-    let (mut refusals, mut undone) = (0, Ok(()));
-    // The first sweep warms up, the second one is measured.
-    for sweep in 0..2 {
-        before = mem_free()?;
-        for nth in 1.. {
-            let fd = file()?;
-            let session = old.new_session(".faults")?;
-            let (result, injected) = fail.inject(nth, || session.preserve(&fd, Token(1)))?;
-            if !injected {
-                old.common.check(&format!("{sweep}.ends"), works(result));
-                println!(
-                    "# sweep {sweep}: {} allocations, {refusals} refusals",
-                    nth - 1
-                );
-                old.common.check(
-                    &format!("{sweep}.injected"),
-                    is(nth > 5, "hardly any failed"),
-                );
-                break;
-            }
-            if nth > MOST {
-                bail!("allocation {nth} still fails");
-            }
-            if result.is_err() {
-                refusals += 1;
-                let why = refused(result, &[Errno::NOMEM]).and_then(|()| untouched(&fd));
-                let again = why.and_then(|()| works(session.preserve(&fd, Token(1))));
-                undone = undone.and(again.map_err(|why| format!("allocation {nth}: {why}")));
-            }
-            drop(session);
-            undone = undone.and(untouched(&fd).map_err(|why| format!("after {nth}: {why}")));
-        }
-    }
-    old.common.check(
-        "refused",
-        is(refusals > 5, &format!("only {refusals} refusals")),
-    );
-    old.common.check("undone", undone);
+    sweep::preserve(old, &SWEEP)?;
     pool(&mut old.common, "pool", POOL, [16, 16, 0, 0])?;
-    let memory = given_back(before, 0, slack(1 << 20))?;
-    old.common.check("memory", memory);
     Ok(())
 }
 
-/// What a retrieve without memory fails with: hugetlbfs says that it has no space when it gets no inode.
-const NO_MEMORY: [Errno; 2] = [Errno::NOMEM, Errno::NOSPC];
-
-/// A failed retrieve is final, so each attempt needs a file of its own.
 const FILES: u64 = 100;
 
 pub(super) fn retrieve_old(old: &mut Old<'_>) -> Result<()> {
-    if let Err(why) = FailNth::new()? {
-        return old.common.skip_all(&why);
-    }
     let nr = FILES * PAGES;
     let enough = same(POOL.set(nr)?, nr);
     old.common.check("pool", enough);
-    for token in 1..=FILES {
-        old.preserve(file()?, token)?;
-    }
-    Ok(())
+    sweep::retrieve_old(old, &SWEEP, FILES)
 }
 
 pub(super) fn retrieve_new(new: &mut New<'_>) -> Result<()> {
-    let Ok(fail) = FailNth::new()? else {
-        bail!("the new kernel has no fault injection");
-    };
+    // Opened first, as LUO keeps memory of its own for what waits.
+    new.session()?;
     let pools = POOL.state()?;
-    let session = new.take_session("")?;
     let before = mem_free()?;
-    let (mut refusals, mut good) = (0, Ok(()));
-    let (mut kept, mut end) = (0, None);
-    for nth in 1..=FILES as u32 {
-        let token = Token(nth.into());
-        let (result, injected) = fail.inject(nth, || session.retrieve(token))?;
-        let seen = match result {
-            Ok(fd) => {
-                kept += PAGES;
-                layout(PAGES).verify(fd)
-            }
-            Err(error) => {
-                refusals += 1;
-                let errno = error.errno();
-                refused(Err::<(), _>(error), &NO_MEMORY).and_then(|()| {
-                    same(session.retrieve(token).err().and_then(|e| e.errno()), errno)
-                })
-            }
-        };
-        good = good.and(seen.map_err(|why| format!("allocation {nth}: {why}")));
-        if !injected {
-            end = Some(nth);
-            break;
-        }
-    }
-    match end {
-        Some(nth) => println!("# {} allocations, {refusals} refusals", nth - 1),
-        None => bail!("{FILES} files are not enough for all allocations"),
-    }
-    new.common
-        .check("injected", is(end > Some(5), "hardly any failed"));
-    new.common.check(
-        "refused",
-        is(refusals > 5, &format!("only {refusals} refusals")),
-    );
-    new.common.check("good", good);
-    session.finish().map_err(liveupdate::Error::from)?;
+    let kept = PAGES * sweep::retrieve_new(new, &verify, FILES)?;
     // What was put into a file is in the pool now, and all else is free memory.
     let added = POOL.state()?.nr - pools.nr;
     new.common

@@ -11,7 +11,6 @@ use super::{
 use crate::{
     expect::{
         is,
-        refused,
         same, //
     },
     hugetlb::{
@@ -42,7 +41,10 @@ use rustix::{
         MountFlags, //
     }, //
 };
-use std::fs;
+use std::{
+    fs,
+    os::fd::OwnedFd, //
+};
 
 const ROOT: &str = "/sys/fs/cgroup";
 const PAGES: u64 = 8;
@@ -102,10 +104,10 @@ fn leave() -> Result<()> {
 
 pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
     count_as_memory()?;
-    POOL.set(3 * PAGES)?;
+    POOL.set(4 * PAGES)?;
     let group = Group::new("charged")?;
     group.enter()?;
-    for token in 1..=3 {
+    for token in 1..=4 {
         let fd = huge_memfd(M2, MemfdFlags::ALLOW_SEALING)?;
         write(&layout(PAGES), &fd, M2)?;
         if token == 1 {
@@ -124,8 +126,12 @@ pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
     leave()
 }
 
-/// Retrieves in a child in a group: the error number, or 0.
-fn retrieve_in(group: &Group, session: &liveupdate::IncomingSession, token: u64) -> Result<Errno> {
+/// Retrieves in a child in a group: the error, if there was one.
+fn retrieve_in(
+    group: &Group,
+    session: &liveupdate::IncomingSession,
+    token: u64,
+) -> Result<Option<Errno>> {
     let status = in_child(|| {
         // It must be told of the limit instead of being killed for it.
         if set("/proc/self/oom_score_adj", "-1000").is_err() || group.enter().is_err() {
@@ -136,11 +142,11 @@ fn retrieve_in(group: &Group, session: &liveupdate::IncomingSession, token: u64)
             Err(error) => error.errno().map_or(101, |e| e.raw_os_error() as u8),
         }
     })?;
-    Ok(Errno::from_raw_os_error(status.into()))
+    Ok((status != 0).then(|| Errno::from_raw_os_error(status.into())))
 }
 
-/// Retrieves a file in a group that has no room for all of it. How many huge pages went into the file before:
-/// they stay in the pool, and the others become free memory.
+/// Fails to retrieve a file in a group that has no room for all of it, twice. How many huge pages went into the
+/// file: they wait in it, and the others outside.
 fn refuse(
     new: &mut New<'_>,
     session: &liveupdate::IncomingSession,
@@ -149,20 +155,39 @@ fn refuse(
     errno: Errno,
 ) -> Result<u64> {
     let before = POOL.state()?;
-    let bytes = mem_free()?;
+    for name in ["refused", "refused-again"] {
+        let answer = retrieve_in(group, session, token)?;
+        new.common
+            .check(&format!("{token}.{name}"), same(answer, Some(errno)));
+    }
+    let kept = POOL.state()?.nr - before.nr;
+    new.common.check(
+        &format!("{token}.charged"),
+        same(group.huge()?, [kept * M2; 2]),
+    );
+    let want = [before.nr + kept, before.free, 0, 0];
+    pool(&mut new.common, &format!("{token}.pool"), POOL, want)?;
+    Ok(kept)
+}
+
+/// Retrieves, in a group that has room now, a file that was refused, and compares all there is of it.
+fn try_again(
+    new: &mut New<'_>,
+    session: &liveupdate::IncomingSession,
+    token: u64,
+    group: &Group,
+) -> Result<OwnedFd> {
     let answer = retrieve_in(group, session, token)?;
     new.common
-        .check(&format!("{token}.refused"), same(answer, errno));
-    let again = refused(session.retrieve(Token(token)), &[errno]);
-    new.common.check(&format!("{token}.stays-refused"), again);
+        .check(&format!("{token}.retrieved"), same(answer, None));
+    let fd = session.retrieve(Token(token))?;
     new.common
-        .check(&format!("{token}.uncharged"), same(group.huge()?, [0, 0]));
-    let kept = POOL.state()?.nr - before.nr;
-    let want = [before.nr + kept, before.free + kept, 0, 0];
-    pool(&mut new.common, &format!("{token}.pool"), POOL, want)?;
-    let memory = given_back(bytes, (PAGES - kept) * M2, M2 / 2)?;
-    new.common.check(&format!("{token}.memory"), memory);
-    Ok(kept)
+        .check(&format!("{token}.content"), layout(PAGES).verify(&fd));
+    new.common.check(
+        &format!("{token}.all-charged"),
+        same(group.huge()?, [PAGES * M2; 2]),
+    );
+    Ok(fd)
 }
 
 pub(super) fn new(new: &mut New<'_>) -> Result<()> {
@@ -185,26 +210,56 @@ pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     full.set("hugetlb.2MB.max", (PAGES - 1) * M2)?;
     let most = refuse(new, &session, 2, &full, Errno::NOSPC)?;
     new.common.check("limit-kept", same(most, PAGES - 1));
+    full.set("hugetlb.2MB.max", PAGES * M2)?;
+    let second = try_again(new, &session, 2, &full)?;
+
     let small = Group::new("small")?;
     small.set("memory.max", PAGES / 2 * M2)?;
     let some = refuse(new, &session, 3, &small, Errno::NOMEM)?;
     let text = format!("{some} huge pages went in");
     new.common
         .check("memory-limit-kept", is(some < PAGES / 2, &text));
-    let (nr, free) = (nr + most + some, free + most + some);
+    small.set("memory.max", 2 * PAGES * M2)?;
+    let third = try_again(new, &session, 3, &small)?;
+    new.common.check("memory-all", same(small.memory()?, PAGES));
+    pool(
+        &mut new.common,
+        "pool-all",
+        POOL,
+        [nr + 3 * PAGES, free, 0, 0],
+    )?;
 
+    // Nobody tries again.
+    let half = Group::new("half")?;
+    half.set("hugetlb.2MB.max", PAGES / 2 * M2)?;
+    let waiting = refuse(new, &session, 4, &half, Errno::NOSPC)?;
+    let bytes = mem_free()?;
     session.finish().map_err(liveupdate::Error::from)?;
+    let memory = given_back(bytes, (PAGES - waiting) * M2, M2 / 2)?;
+    new.common.check("4.memory", memory);
+    new.common.check("4.uncharged", same(half.huge()?, [0, 0]));
+    let (nr, free) = (nr + waiting, free + waiting);
+    pool(
+        &mut new.common,
+        "pool-finished",
+        POOL,
+        [nr + 3 * PAGES, free, 0, 0],
+    )?;
+
     new.common.check("finished", same(group.huge()?, want));
     new.common
         .check("memory-finished", same(group.memory()?, PAGES));
-    drop(fd);
-    new.common.check("closed", same(group.huge()?, [0, 0]));
-    new.common.check("memory-closed", same(group.memory()?, 0));
+    drop((fd, second, third));
+    for (name, group) in [("closed", group), ("2.closed", full), ("3.closed", small)] {
+        new.common.check(name, same(group.huge()?, [0, 0]));
+        new.common
+            .check(&format!("{name}-memory"), same(group.memory()?, 0));
+    }
     pool(
         &mut new.common,
         "pool-closed",
         POOL,
-        [nr + PAGES, free + PAGES, 0, 0],
+        [nr + 3 * PAGES, free + 3 * PAGES, 0, 0],
     )?;
     Ok(())
 }
