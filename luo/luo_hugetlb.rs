@@ -14,11 +14,11 @@
 //! # What is refused
 //!
 //! * `EACCES`: the file is not open for reading and writing.
-//! * `EOPNOTSUPP`: a file in a mounted hugetlbfs or SysV shared memory, or a seal that this module does not
-//!   know.
+//! * `EOPNOTSUPP`: a file in a mounted hugetlbfs or SysV shared memory, memory with tags (MTE), or a seal that
+//!   this module does not know.
 //! * `ENOMEM`: not enough free huge pages to fill the holes, or to move those out of the area of
 //!   `hugetlb_cma=`.
-//! * `EHWPOISON`: memory of the file is broken. This is checked again just before the jump.
+//! * `EHWPOISON`: memory of the file is broken. This and tags are checked again just before the jump.
 //! * `EBUSY`: the file is preserved already. `EINTR`: the caller is being killed.
 //!
 //! # While it is preserved

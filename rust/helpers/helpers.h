@@ -64,6 +64,7 @@ bool luo_helper_hugetlb_is_exec(struct file *file);
 void luo_helper_hugetlb_set_noexec(struct file *file);
 int luo_helper_hugetlb_freeze(struct file *file);
 void luo_helper_hugetlb_thaw(struct file *file);
+int luo_helper_hugetlb_check(struct folio *folio);
 int luo_helper_hugetlb_preserve(struct folio **folios, unsigned int nr,
 				struct file *file, u64 index, u64 *pfns,
 				unsigned int *nr_done);

@@ -8,6 +8,20 @@
 
 #ifdef CONFIG_HUGETLBFS
 
+#ifdef CONFIG_ARM64_MTE
+#include <asm/mte.h>
+
+static bool huge_folio_has_tags(struct folio *folio)
+{
+	return folio_test_hugetlb_mte_tagged(folio);
+}
+#else
+static bool huge_folio_has_tags(struct folio *folio)
+{
+	return false;
+}
+#endif
+
 bool luo_helper_is_hugetlb(struct file *file)
 {
 	return is_file_hugepages(file);
@@ -75,6 +89,17 @@ void luo_helper_hugetlb_thaw(struct file *file)
 	inode_unlock(inode);
 }
 
+/* Whether a huge page of a file can be handed over. */
+int luo_helper_hugetlb_check(struct folio *folio)
+{
+	if (unlikely(folio_contain_hwpoisoned_page(folio)))
+		return -EHWPOISON;
+	/* The next kernel would clear them when the memory is mapped. */
+	if (unlikely(huge_folio_has_tags(folio)))
+		return -EOPNOTSUPP;
+	return 0;
+}
+
 static int huge_folio_preserve(struct folio *folio,
 			       const struct address_space *mapping, u64 index)
 {
@@ -83,11 +108,11 @@ static int huge_folio_preserve(struct folio *folio,
 	folio_lock(folio);
 	if (unlikely(folio->mapping != mapping || folio->index != index))
 		err = -EIO;
-	else if (unlikely(folio_contain_hwpoisoned_page(folio)))
-		err = -EHWPOISON;
 	/* The next kernel needs such an area for itself, in the same place. */
 	else if (unlikely(folio_test_hugetlb_cma(folio)))
 		err = -EOPNOTSUPP;
+	else
+		err = luo_helper_hugetlb_check(folio);
 	folio_unlock(folio);
 	return err ?: kho_preserve_folio(folio);
 }

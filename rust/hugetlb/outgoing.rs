@@ -143,17 +143,11 @@ impl PreservedHugePages {
         })
     }
 
-    /// Fails with `EHWPOISON` if memory broke since it was preserved.
+    /// Fails with `EHWPOISON` if memory broke since it was preserved, and with `EOPNOTSUPP` if it got tags.
     pub fn check_health(&self) -> Result {
-        if !cfg!(CONFIG_MEMORY_FAILURE) {
-            return Ok(());
-        }
         self.try_for_each(|folio| {
             // SAFETY: By the type invariants, the folio is pinned.
-            match unsafe { bindings::luo_helper_folio_poisoned(folio) } {
-                true => Err(EHWPOISON),
-                false => Ok(()),
-            }
+            to_result(unsafe { bindings::luo_helper_hugetlb_check(folio) })
         })
     }
 }
