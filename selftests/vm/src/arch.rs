@@ -67,6 +67,8 @@ pub enum Variant {
     Debug,
     /// Plain, but another build: the kernel to update into.
     Other,
+    /// Plain, but without the project's patches, and so without modules: what others are compared with.
+    Vanilla,
 }
 
 /// One kernel with its modules and programs.
@@ -90,6 +92,7 @@ impl Build {
             Variant::Plain => self.arch.name().into(),
             Variant::Debug => format!("{}-debug", self.arch),
             Variant::Other => format!("{}-other", self.arch),
+            Variant::Vanilla => format!("{}-vanilla", self.arch),
         }
     }
 

@@ -95,7 +95,8 @@ fn stage_kernel(name: &str, build: Build) -> Result<Build> {
     Ok(match name {
         "other" => Build::new(build.arch, Variant::Other),
         "plain" => Build::new(build.arch, Variant::Plain),
-        other => bail!("a stage names the kernel {other:?}; known are other, plain"),
+        "vanilla" => Build::new(build.arch, Variant::Vanilla),
+        other => bail!("a stage names the kernel {other:?}; known are other, plain, vanilla"),
     })
 }
 
@@ -167,7 +168,12 @@ fn select(options: &Options) -> Result<Vec<Job>> {
     for test in declared::load()? {
         for &arch in &arches {
             if test.runs_on(arch, options.variant) {
-                let build = Build::new(arch, options.variant);
+                // A kernel without patches is only for single stages.
+                let variant = match options.variant {
+                    Variant::Vanilla => Variant::Plain,
+                    variant => variant,
+                };
+                let build = Build::new(arch, variant);
                 jobs.push(Job::Vm(Box::new(test.clone()), build));
             }
         }

@@ -78,6 +78,7 @@ fn fragments(build: Build) -> Vec<PathBuf> {
             list.push(dir.join(format!("{}-debug.config", build.arch)));
         }
         Variant::Other => list.push(dir.join("other.config")),
+        Variant::Vanilla => list.push(dir.join("vanilla.config")),
     }
     list.retain(|fragment| fragment.exists());
     list
@@ -160,7 +161,10 @@ pub struct UpToDate {
 ///
 /// If the source cannot be had, an option does not take, or the build fails.
 pub fn build(build: Build) -> Result<UpToDate> {
-    let source = source::prepare()?;
+    let source = match build.variant {
+        Variant::Vanilla => source::prepare_unpatched(),
+        Variant::Plain | Variant::Debug | Variant::Other => source::prepare(),
+    }?;
     let name = build.name();
     let out = source.home.join(&name);
     let lock = fs::File::create(source.home.join(format!("{name}.lock")))?;

@@ -20,7 +20,8 @@ use anyhow::{
 
 use crate::arch::{
     Arch,
-    Build, //
+    Build,
+    Variant, //
 };
 
 /// Brings kernel, modules and programs of a build up to date.
@@ -30,6 +31,9 @@ use crate::arch::{
 /// A sentence about the step that failed, with the end of its log.
 pub fn everything(build: Build) -> Result<()> {
     let kernel = kernel::build(build)?;
+    if build.variant == Variant::Vanilla {
+        return Ok(());
+    }
     modules::build(build)?;
     // Programs lock the source by themselves.
     drop(kernel);

@@ -158,14 +158,27 @@ fn mirror(from: &Path, to: &Path) -> Result<()> {
 
 /// Brings the patched tree up to date, and keeps it so as long as the result exists.
 pub(super) fn prepare() -> Result<Source> {
+    prepare_with(&patches()?, "")
+}
+
+/// Brings a tree without the project's patches up to date. It has a home of its own, in which all has the same
+/// relative paths, so that the compiler's cache takes most of it for the same.
+pub(super) fn prepare_unpatched() -> Result<Source> {
+    prepare_with(&[], "-vanilla")
+}
+
+fn prepare_with(patches: &[PathBuf], suffix: &str) -> Result<Source> {
     let base = base()?;
     let meta = fs::metadata(&base)?;
     let stamp = format!("{} {} {:?}", base.display(), meta.len(), meta.modified()?);
-    let home = cache().join(format!("linux-{SERIES}-{}", digest(&[stamp.as_bytes()])));
+    let home = cache().join(format!(
+        "linux-{SERIES}-{}{suffix}",
+        digest(&[stamp.as_bytes()])
+    ));
     let tree = home.join("src");
     fs::create_dir_all(&home)?;
     let lock = fs::File::create(home.join("source.lock"))?;
-    let (key, texts) = series(&stamp)?;
+    let (key, texts) = series(&stamp, patches)?;
     loop {
         // Together with all others who have the same patches.
         lock_tree(&lock, FlockOperation::LockShared)?;
@@ -196,14 +209,14 @@ fn lock_tree(lock: &fs::File, how: FlockOperation) -> Result<()> {
     Ok(())
 }
 
-/// The texts of this checkout's patches, and the key of a tree that has them.
-fn series(stamp: &str) -> Result<(String, Vec<(PathBuf, String)>)> {
-    let texts = patches()?
-        .into_iter()
+/// The texts of the patches, and the key of a tree that has them.
+fn series(stamp: &str, patches: &[PathBuf]) -> Result<(String, Vec<(PathBuf, String)>)> {
+    let texts = patches
+        .iter()
         .map(|p| {
-            let text = fs::read_to_string(&p)
-                .with_context(|| format!("{} cannot be read", p.display()))?;
-            Ok((p, text))
+            let text =
+                fs::read_to_string(p).with_context(|| format!("{} cannot be read", p.display()))?;
+            Ok((p.clone(), text))
         })
         .collect::<Result<Vec<_>>>()?;
     let mut parts: Vec<&[u8]> = vec![stamp.as_bytes()];

@@ -75,19 +75,19 @@ impl Declared {
     pub(super) fn skips(&self, variant: Variant) -> &[String] {
         match variant {
             Variant::Debug => &self.skip.debug,
-            Variant::Plain | Variant::Other => &self.skip.plain,
+            Variant::Plain | Variant::Other | Variant::Vanilla => &self.skip.plain,
         }
     }
 
     /// Whether the test is meant for this architecture and variant.
     pub(super) fn runs_on(&self, arch: Arch, variant: Variant) -> bool {
-        let variant = if variant == Variant::Debug {
-            "debug"
-        } else {
-            "plain"
+        let (variant, by_default) = match variant {
+            Variant::Debug => ("debug", true),
+            Variant::Vanilla => ("vanilla", false),
+            Variant::Plain | Variant::Other => ("plain", true),
         };
         (self.arch.is_empty() || self.arch.iter().any(|a| a == arch.name()))
-            && (self.variant.is_empty() || self.variant.iter().any(|v| v == variant))
+            && (self.variant.is_empty() && by_default || self.variant.iter().any(|v| v == variant))
     }
 }
 
