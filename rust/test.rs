@@ -5,7 +5,7 @@
 //! It exists only in kernels with `CONFIG_LIVEUPDATE_TEST`. Each write is one command:
 //!
 //! ```text
-//! fail <preserve|freeze|retrieve> <errno> [count]
+//! fail <preserve|freeze|retrieve> <errno> [count [after]]
 //! poke head <byte offset> <u64>
 //! poke array <element> <byte offset> <u64>
 //! poke own <element> <records|chunk>
@@ -16,7 +16,7 @@
 //! reset
 //! ```
 //!
-//! `fail` makes the next calls of any handler fail. `poke` overwrites eight bytes of what is handed
+//! `fail` makes the next calls of any handler fail, but for so many that come before. `poke` overwrites eight bytes of what is handed
 //! over, when it is frozen, or, with `own`, the page number in a record by that of a page of the list
 //! of records itself, or, with `pools`, in the table of huge pages; if the old kernel goes on after all,
 //! they are put back. `sum` makes the checksums fit again. All of these are for the file that is frozen

@@ -53,6 +53,8 @@ struct Fail {
     step: Step,
     errno: i32,
     left: u32,
+    /// Calls before that do not fail.
+    after: u32,
 }
 
 enum Poke {
@@ -115,11 +117,17 @@ impl Orders {
                     _ => return Err(EINVAL),
                 };
                 let errno = i32::try_from(number(words.next())?).map_err(|_| EINVAL)?;
-                let left = match words.next() {
-                    None => 1,
-                    count => u32::try_from(number(count)?).map_err(|_| EINVAL)?,
+                let mut count = |default| match words.next() {
+                    None => Ok(default),
+                    count => u32::try_from(number(count)?).map_err(|_| EINVAL),
                 };
-                self.fails.push(Fail { step, errno, left }, GFP_KERNEL)?;
+                let fail = Fail {
+                    step,
+                    errno,
+                    left: count(1)?,
+                    after: count(0)?,
+                };
+                self.fails.push(fail, GFP_KERNEL)?;
             }
             Some("poke") => {
                 let offset = |word| usize::try_from(number(word)?).map_err(|_| EINVAL);
@@ -194,6 +202,10 @@ pub(crate) fn fail(step: Step) -> Result {
     let Some(fail) = found else {
         return Ok(());
     };
+    if fail.after != 0 {
+        fail.after -= 1;
+        return Ok(());
+    }
     fail.left -= 1;
     Err(Error::from_errno(-fail.errno))
 }

@@ -133,11 +133,20 @@ impl HugeMap {
 
     /// Marks what is mapped at `at` as broken.
     pub fn poison(&self, at: u64, len: u64) -> rustix::io::Result<()> {
+        self.advise(at, len, libc::MADV_HWPOISON)
+    }
+
+    /// Takes the memory that is mapped at `at` out of use, with its content moved elsewhere.
+    pub fn offline(&self, at: u64, len: u64) -> rustix::io::Result<()> {
+        self.advise(at, len, libc::MADV_SOFT_OFFLINE)
+    }
+
+    fn advise(&self, at: u64, len: u64, advice: i32) -> rustix::io::Result<()> {
         assert!((at + len) as usize <= self.len);
-        // SAFETY: It is inside the mapping, and nobody reads it any more.
+        // SAFETY: It is inside the mapping, and nobody reads it any more or its content stays.
         let status = unsafe {
             let address = self.base.add(at as usize).cast();
-            libc::madvise(address, len as usize, libc::MADV_HWPOISON)
+            libc::madvise(address, len as usize, advice)
         };
         sys::answer(status.into())
     }

@@ -8,6 +8,7 @@ mod groups;
 mod local;
 mod pools;
 mod relay;
+mod trouble;
 mod update;
 
 use super::Case;
@@ -136,9 +137,37 @@ pub(super) const CASES: &[Case] = &[
     .on_request(),
     Case::update(
         "hugetlb.groups",
-        "Control groups are charged as they were, and their limits hold",
+        "Control groups are charged as they were, and what they have no room for can be retrieved later",
         groups::old,
         groups::new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.freeze",
+        "If one of several files cannot be frozen, all stay preserved, and the next attempt works",
+        trouble::freeze_old,
+        trouble::freeze_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.no-size",
+        "Files with huge pages of a size that the new kernel lacks are refused, and their memory is freed",
+        trouble::no_size_old,
+        trouble::no_size_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.broken",
+        "Memory that breaks anywhere in a huge page, while it waits, is not given to anybody",
+        trouble::broken_old,
+        trouble::broken_new,
+    )
+    .on_request(),
+    Case::update(
+        "hugetlb.offline",
+        "Huge pages cannot be taken out of use from preserve to finish, and can be before and after",
+        trouble::offline_old,
+        trouble::offline_new,
     )
     .on_request(),
     Case::local(
