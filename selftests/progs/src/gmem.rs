@@ -47,7 +47,7 @@ pub const SW_PROTECTED: u64 = 1;
 
 /// A VM.
 #[derive(Debug)]
-pub struct Vm(VmFd);
+pub struct Vm(pub(crate) VmFd);
 
 impl Vm {
     /// Makes one of the given type.
@@ -157,58 +157,4 @@ pub fn resident(map: &Map, pages: u64) -> Result<Vec<bool>> {
         return Err(std::io::Error::last_os_error()).context("mincore");
     }
     Ok(bytes.iter().map(|byte| byte & 1 != 0).collect())
-}
-
-/// Runs `code`, which is ordinary memory at 0x1000, in real mode. Of the first `pages` pages, `private` is
-/// private memory. Returns what it puts out first, or none if it halts.
-#[cfg(target_arch = "x86_64")]
-pub fn run_private(
-    vm: &Vm,
-    memory: impl AsFd,
-    pages: u64,
-    private: u64,
-    code: &[u8],
-) -> Result<Option<u16>> {
-    use kvm_bindings::{
-        kvm_memory_attributes,
-        KVM_MEMORY_ATTRIBUTE_PRIVATE, //
-    };
-    use kvm_ioctls::VcpuExit;
-
-    let shared = crate::memory::memfd("shared")?;
-    rustix::fs::ftruncate(&shared, pages * page())?;
-    rustix::io::pwrite(&shared, code, page())?;
-    let map = Map::new(&shared, pages * page(), true)?;
-    let region = kvm_userspace_memory_region2 {
-        slot: 0,
-        flags: KVM_MEM_GUEST_MEMFD,
-        guest_phys_addr: 0,
-        memory_size: pages * page(),
-        userspace_addr: map.address() as u64,
-        guest_memfd: memory.as_fd().as_raw_fd() as u32,
-        ..Default::default()
-    };
-    // SAFETY: The mapping is that large. The vCPU runs only here, and the mapping is here until the end;
-    // afterwards nothing uses the slot.
-    unsafe { vm.0.set_user_memory_region2(region)? };
-    vm.0.set_memory_attributes(kvm_memory_attributes {
-        address: private * page(),
-        size: page(),
-        attributes: u64::from(KVM_MEMORY_ATTRIBUTE_PRIVATE),
-        flags: 0,
-    })?;
-    let mut vcpu = vm.0.create_vcpu(0)?;
-    let mut special = vcpu.get_sregs()?;
-    special.cs.base = 0;
-    special.cs.selector = 0;
-    vcpu.set_sregs(&special)?;
-    let mut registers = vcpu.get_regs()?;
-    registers.rip = page();
-    registers.rflags = 2;
-    vcpu.set_regs(&registers)?;
-    match vcpu.run()? {
-        VcpuExit::IoOut(_, &[low, high]) => Ok(Some(u16::from_le_bytes([low, high]))),
-        VcpuExit::Hlt => Ok(None),
-        other => anyhow::bail!("the guest stopped with {other:?}"),
-    }
 }

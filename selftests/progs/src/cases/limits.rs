@@ -74,7 +74,7 @@ fn memcg_old(old: &mut Old<'_>) -> Result<()> {
 }
 
 /// A control group with a memory limit; the reason if there are none.
-fn limited(bytes: u64) -> Result<std::result::Result<String, String>> {
+pub(super) fn limited(bytes: u64) -> Result<std::result::Result<String, String>> {
     let root = "/sys/fs/cgroup";
     if !Path::new(root).join("cgroup.controllers").exists() {
         if let Err(error) = mount("none", root, "cgroup2", MountFlags::empty(), None) {

@@ -3,6 +3,9 @@
 //! Guest memory of KVM (guest_memfd).
 
 mod faults;
+#[cfg(target_arch = "x86_64")]
+mod guest;
+mod limits;
 mod link;
 mod local;
 mod private;
@@ -106,6 +109,42 @@ pub(super) const CASES: &[Case] = &[
         "gmem.abort",
         "Taking back a preservation leaves the memory as it was",
         local::abort,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.size",
+        "A file of 2^32 pages is refused, and one with a page less comes back",
+        limits::size_old,
+        limits::size_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.memcg",
+        "A memory limit of the process that retrieves a file does not lose it",
+        update::large_old,
+        limits::memcg_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.no-kvm",
+        "A kernel that cannot run VMs refuses the file, and lives",
+        update::relay_old,
+        limits::no_kvm_new,
+    )
+    .on_request(),
+    #[cfg(target_arch = "x86_64")]
+    Case::local(
+        "gmem.hole",
+        "A guest that touches a hole of a preserved file stops, and goes on afterwards",
+        guest::hole,
+    )
+    .on_request(),
+    #[cfg(target_arch = "x86_64")]
+    Case::update(
+        "gmem.scrub",
+        "Private memory that nobody retrieves is zeroed before it is free",
+        guest::scrub_old,
+        guest::scrub_new,
     )
     .on_request(),
 ];

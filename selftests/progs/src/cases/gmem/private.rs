@@ -47,7 +47,18 @@ fn supported() -> bool {
 /// Runs `code` in a VM whose page 8 is private: what it put out, if anything.
 fn run(vm: &Vm, memory: impl AsFd, code: &[u8]) -> Result<Option<u16>> {
     #[cfg(target_arch = "x86_64")]
-    return crate::gmem::run_private(vm, memory, PAGES, 8, code);
+    {
+        use crate::guest::{
+            Guest,
+            Stop, //
+        };
+
+        match Guest::private(vm, memory, PAGES, 8, code)?.run()? {
+            Stop::Out(number) => Ok(Some(number)),
+            Stop::Halt => Ok(None),
+            Stop::Fault(address) => anyhow::bail!("the guest has no memory at {address:#x}"),
+        }
+    }
     #[cfg(not(target_arch = "x86_64"))]
     {
         let _ = (vm, memory, code);

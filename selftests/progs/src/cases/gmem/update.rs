@@ -49,7 +49,7 @@ const LATE: Range<u64> = 16..24;
 const UNTOUCHED: Range<u64> = 24..32;
 
 /// So many pages that it shows if they are not freed, in a kernel with checkers too.
-const MANY: u64 = 16384;
+pub(super) const MANY: u64 = 16384;
 
 pub(super) fn basic_old(old: &mut Old<'_>) -> Result<()> {
     // Free memory that is not zero, for the pages that nobody touches.
