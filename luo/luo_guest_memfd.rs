@@ -20,6 +20,11 @@
 //! fails with `EPERM`, as does `KVM_RUN` when the guest touches a hole; there is `SIGBUS` in a mapping. A
 //! VMM allocates all memory before, or stops its vCPUs.
 //!
+//! # What it needs
+//!
+//! KVM, initialized: with `ENODEV` it is not loaded. On x86 that is done by `kvm_amd` or `kvm_intel`, which
+//! cannot be unloaded before this module.
+//!
 //! # Afterwards
 //!
 //! The file that is retrieved has the memory, but no VM. `LUO_GUEST_MEMFD_LINK` in
@@ -32,6 +37,7 @@ mod kvm;
 
 use guest_memfd::GuestMemfdFiles;
 use kernel::prelude::*;
+use kvm::Kvm;
 use luo::liveupdate::Registration;
 
 module! {
@@ -46,5 +52,6 @@ module! {
 luo::handler_module!(
     LuoGuestMemfd,
     GuestMemfdFiles,
-    Registration::new().map(Some)
+    Kvm::get().and_then(|kvm| Ok(Some((Registration::new()?, kvm)))),
+    Kvm
 );

@@ -27,6 +27,36 @@ use luo::{
     kho::ExtentFile, //
 };
 
+/// Keeps KVM able to have guest_memfd files that no VM has.
+///
+/// This module has one for as long as its handler is registered. Its files keep the module.
+///
+/// # Invariants
+///
+/// This is a reference of `kvm_gmem_get()`.
+pub(crate) struct Kvm(());
+
+impl Kvm {
+    /// Fails with `ENODEV` if this machine has no VMs, or if what makes them is not loaded yet.
+    pub(crate) fn get() -> Result<Self> {
+        // SAFETY: FFI call without requirements.
+        to_result(unsafe { bindings::kvm_gmem_get() }).inspect_err(|_| {
+            pr_err!(
+                "KVM is not ready: load kvm_amd or kvm_intel first, if this machine can run VMs\n"
+            );
+        })?;
+        // INVARIANT: Just taken.
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Kvm {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants, there is a reference to give back.
+        unsafe { bindings::kvm_gmem_put() };
+    }
+}
+
 /// A file that is known to be a guest_memfd file, of a VM or of none.
 ///
 /// # Invariants
@@ -126,7 +156,8 @@ impl NewGuestMemfd {
     /// Creates one that is all hole.
     pub(crate) fn new(size: u64, flags: u64, vm_type: u64) -> Result<Self> {
         let size = i64::try_from(size).map_err(|_| EFBIG)?;
-        // SAFETY: The operations live as long as this module, which they are of.
+        // SAFETY: The operations live as long as this module, which they are of. This is called
+        // while its handler is registered, so that there is a `Kvm`.
         let file =
             unsafe { bindings::kvm_gmem_create_detached(size, flags, vm_type, link::OPERATIONS) };
         let file = NonNull::new(from_err_ptr(file)?.cast()).ok_or(ENOMEM)?;

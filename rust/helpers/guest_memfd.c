@@ -7,6 +7,7 @@
 #include <linux/highmem.h>
 #include <linux/kexec_handover.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/pagemap.h>
 #include <linux/folio_batch.h>
 
@@ -17,6 +18,9 @@ static_assert(LUO_HELPER_GMEM_BATCH >= FOLIO_BATCH_SIZE);
 static_assert(sizeof(struct luo_guest_memfd_link) == LUO_HELPER_GMEM_LINK_SIZE);
 static_assert(offsetof(struct luo_guest_memfd_link, fd) == LUO_HELPER_GMEM_LINK_FD);
 static_assert(LUO_GUEST_MEMFD_LINK == LUO_HELPER_GMEM_LINK);
+
+/* What initializes KVM on x86; the symbols are all of kvm. */
+MODULE_SOFTDEP("pre: kvm_amd kvm_intel");
 
 unsigned long luo_helper_gmem_nr_pages(struct file *file)
 {

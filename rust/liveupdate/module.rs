@@ -5,10 +5,19 @@
 /// Defines the type of a module that registers the handler `$handler` while it is loaded, if live update
 /// is on, and the `modinfo` field that names its format.
 ///
-/// `$register` makes an `Option<Pin<KBox<Registration<$handler>>>>`, or fails.
+/// `$register` makes an `Option<Pin<KBox<Registration<$handler>>>>`, or fails. If there is something of the
+/// type `$needs` that the handler needs as long as it is registered, it makes a pair with that.
 #[macro_export]
 macro_rules! handler_module {
     ($module:ident, $handler:ty, $register:expr) => {
+        $crate::handler_module!(
+            $module,
+            $handler,
+            $register.map(|registration| registration.map(|registration| (registration, ()))),
+            ()
+        );
+    };
+    ($module:ident, $handler:ty, $register:expr, $needs:ty) => {
         /// Lets `modinfo` tell which format the module is for.
         #[cfg(MODULE)]
         #[link_section = ".modinfo"]
@@ -22,8 +31,11 @@ macro_rules! handler_module {
                 .len();
 
         struct $module {
-            /// [`None`] if there is nothing to do.
-            _registration: Option<Pin<KBox<$crate::liveupdate::Registration<$handler>>>>,
+            /// [`None`] if there is nothing to do. The registration goes first.
+            _registration: Option<(
+                Pin<KBox<$crate::liveupdate::Registration<$handler>>>,
+                $needs,
+            )>,
         }
 
         impl kernel::Module for $module {
