@@ -11,7 +11,7 @@
 //!
 //! * `EOPNOTSUPP`: memory of a VM whose private memory the host cannot hand over (SEV, SNP, TDX, pKVM).
 //! * `EHWPOISON`: memory of the file is broken. This is checked again just before the jump.
-//! * `EFBIG`: the file has memory beyond 2^32 pages.
+//! * `EFBIG`: the file has 2^32 pages or more.
 //! * `EBUSY`: the file is preserved already. `EINTR`: the caller is being killed.
 //!
 //! # While it is preserved

@@ -13,7 +13,8 @@ use kernel::{
 use luo::{
     abi::guest_memfd::{
         self,
-        GuestMemfdSer, //
+        GuestMemfdSer,
+        Header, //
     },
     kho::{
         PreservedBox,
@@ -32,6 +33,10 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<GuestMemfdSer, Preserved
         );
         EOPNOTSUPP
     })?;
+    // Pages are numbered with 32 bits, and the next kernel refuses a file that has more, if only in holes.
+    if u32::try_from(file.size() >> PAGE.shift()).is_err() {
+        return Err(EFBIG);
+    }
 
     // From here on, no memory comes or goes.
     let pages = PreservedPages::new(file, class)?;
@@ -51,6 +56,8 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<GuestMemfdSer, Preserved
         ..GuestMemfdSer::default()
     };
     header.checksum = header.sum();
+    // What is written can be read.
+    Header::parse(&header, PAGE).map_err(|_| EINVAL)?;
     Ok(Preserved {
         bytes: pages.bytes(),
         state: pages,
