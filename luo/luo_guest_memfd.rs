@@ -17,8 +17,8 @@
 //! # While it is preserved
 //!
 //! Memory that is there can be used, also by the guest. No memory is added or taken away: `fallocate()`
-//! fails with `EPERM`, as does `KVM_RUN` when the guest touches a hole; there is `SIGBUS` in a mapping. A
-//! VMM allocates all memory before, or stops its vCPUs.
+//! fails with `EPERM`, `KVM_RUN` with `EFAULT` and `KVM_EXIT_MEMORY_FAULT` when the guest touches a hole;
+//! there is `SIGBUS` in a mapping. A VMM allocates all memory before, or stops its vCPUs.
 //!
 //! # What it needs
 //!
