@@ -84,7 +84,13 @@ int luo_helper_gmem_preserve(struct file *file, unsigned long index,
 	return err;
 }
 
-/* Puts a folio with valid content into a new file. */
+/*
+ * Puts a folio with valid content into a new file.
+ *
+ * If that failed, the guest would be lost, as a retrieve is not repeated. The
+ * memory is there already, so that refusing to account for it saves none: a
+ * cgroup gets beyond its limit, and nobody is killed for it.
+ */
 int luo_helper_gmem_insert(struct file *file, struct folio *folio,
 			   unsigned long index)
 {
@@ -92,7 +98,8 @@ int luo_helper_gmem_insert(struct file *file, struct folio *folio,
 	int err;
 
 	err = filemap_add_folio(mapping, folio, index,
-				mapping_gfp_mask(mapping));
+				mapping_gfp_mask(mapping) | __GFP_NOFAIL |
+				__GFP_RETRY_MAYFAIL);
 	if (err)
 		return err;
 	folio_mark_uptodate(folio);
