@@ -29,7 +29,7 @@
 //!
 //! The file that is retrieved has the memory, but no VM. `LUO_GUEST_MEMFD_LINK` in
 //! `luo/include/uapi/linux/luo_guest_memfd.h` makes a file for a VM. Memory that only the guest may see is
-//! zeroed before it is freed, if nobody retrieves it.
+//! zeroed before it is freed, if nobody retrieves it or that fails.
 
 mod guest_memfd;
 #[path = "../rust/guest_memfd/mod.rs"]

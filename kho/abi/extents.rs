@@ -229,6 +229,12 @@ impl ExtentList {
         self.order
     }
 
+    /// What kind of memory it is.
+    #[inline]
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
     /// Number of records in the array.
     #[inline]
     pub fn nr_extents(&self) -> u32 {

@@ -67,7 +67,7 @@ impl FileHandler for GuestMemfdFiles {
     }
 
     fn claim(header: Incoming<GuestMemfdSer>) -> IncomingExtents {
-        IncomingExtents::new(header, |raw| raw.extents)
+        IncomingExtents::new(header, |raw| raw.extents, true)
     }
 
     fn parse(raw: &GuestMemfdSer) -> Result<Header, abi::Error> {

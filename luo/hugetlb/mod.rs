@@ -63,7 +63,7 @@ impl FileHandler for HugetlbFiles {
     }
 
     fn claim(header: Incoming<HugetlbSer>) -> IncomingExtents {
-        IncomingExtents::new(header, |raw| raw.extents)
+        IncomingExtents::new(header, |raw| raw.extents, false)
     }
 
     fn parse(raw: &HugetlbSer) -> Result<Header, abi::Error> {

@@ -57,24 +57,28 @@ struct Extents {
     inserted: u64,
     /// As soon as it was parsed.
     described: Option<ExtentList>,
+    /// Whether this may be what only a guest may see, which is not left in free memory.
+    private: bool,
 }
 
 /// Frees what waits to be restored at the start of `extent`, as long as it is of one size.
 ///
 /// The record may say anything: this ends at the first page that nothing was preserved at.
-fn free_waiting(extent: &ExtentSer) {
+fn free_waiting(extent: &ExtentSer, private: bool) {
     let mut pfn = extent.first();
     let Some(order) = waiting_order(pfn) else {
         return;
     };
-    // What only a guest may see is not left in free memory. Other classes cannot be touched, and are
-    // never written.
-    let scrub = extent.class() == Some(Class::PrivatePlain);
+    // Classes that cannot be touched are never written.
+    let scrub = private || extent.class() == Some(Class::PrivatePlain);
     for _ in 0..extent.nr {
         if waiting_order(pfn) != Some(order) {
             break;
         }
-        free(pfn, order, scrub);
+        if let Some(folio) = take_folio(pfn, order) {
+            // SAFETY: It was just restored, so that the only reference is ours, and nobody uses it.
+            unsafe { free(folio, scrub) };
+        }
         let Some(next) = 1u64.checked_shl(order).and_then(|n| pfn.checked_add(n)) else {
             break;
         };
@@ -82,15 +86,19 @@ fn free_waiting(extent: &ExtentSer) {
     }
 }
 
-fn free(pfn: u64, order: u32, scrub: bool) {
-    if let Some(folio) = take_folio(pfn, order) {
-        if scrub {
-            // SAFETY: It was just restored, and nobody else uses it.
-            unsafe { bindings::luo_helper_folio_zero(folio.as_ptr()) };
-        }
-        // SAFETY: We own a reference.
-        unsafe { bindings::luo_helper_folio_put(folio.as_ptr()) };
+/// Gives a folio back, without its content if it is to be scrubbed.
+///
+/// # Safety
+///
+/// A reference of the folio is the caller's, and goes. If it is scrubbed, nobody else uses it.
+unsafe fn free(folio: NonNull<bindings::folio>, scrub: bool) {
+    if scrub {
+        // SAFETY: The caller guarantees that nobody uses it.
+        unsafe { bindings::luo_helper_folio_zero(folio.as_ptr()) };
+        crate::interrupted();
     }
+    // SAFETY: The caller guarantees that there is a reference.
+    unsafe { bindings::luo_helper_folio_put(folio.as_ptr()) };
 }
 
 impl Extents {
@@ -119,21 +127,25 @@ impl Drop for Extents {
         let nr = known.map_or(u64::MAX, |list| list.nr_extents().into());
         let mut restored = self.restored;
         let order = self.described.map_or(0, |list| list.order());
+        let private = self.private;
         let mut release = |extent: &ExtentSer| {
             // CAST: At most a `u32`.
             let ours = restored.min(extent.nr.into()) as u32;
             restored = restored.saturating_sub(ours.into());
             let mut rest = *extent;
             for _ in 0..ours {
-                // SAFETY: The list was checked and cannot have changed since, this folio was
-                // restored, and our reference of it is released here only.
-                unsafe {
-                    bindings::luo_helper_folio_put(bindings::luo_helper_pfn_folio(rest.first()))
-                };
+                // SAFETY: FFI call that only computes.
+                let folio = unsafe { bindings::luo_helper_pfn_folio(rest.first()) };
+                if let Some(folio) = NonNull::new(folio) {
+                    // SAFETY: The list was checked and cannot have changed since, this folio was
+                    // restored, and our reference of it is released here only. As long as this is
+                    // private, the file that it was put into is known to nobody.
+                    unsafe { free(folio, private) };
+                }
                 rest.pfn = rest.pfn.wrapping_add(1 << order);
                 rest.nr = rest.nr.wrapping_sub(1);
             }
-            free_waiting(&rest);
+            free_waiting(&rest, private);
             // SAFETY: FFI call without requirements but that it may sleep.
             let _ = unsafe { bindings::luo_helper_interrupted() };
         };
@@ -161,8 +173,13 @@ pub struct IncomingExtents(Extents);
 impl IncomingExtents {
     /// Takes over what the list at `desc` names. Anything may be wrong with it.
     ///
-    /// A header arrives once, in an [`Incoming`], which is used up for this.
-    pub fn new<T: Abi>(header: Incoming<T>, desc: impl FnOnce(&T) -> KhoVmalloc) -> Self {
+    /// A header arrives once, in an [`Incoming`], which is used up for this. Memory that is `private` unless
+    /// the header is found to say something else is zeroed before it is freed.
+    pub fn new<T: Abi>(
+        header: Incoming<T>,
+        desc: impl FnOnce(&T) -> KhoVmalloc,
+        private: bool,
+    ) -> Self {
         let desc = desc(&header);
         Self(Extents {
             // SAFETY: The header is used up.
@@ -170,12 +187,14 @@ impl IncomingExtents {
             restored: 0,
             inserted: 0,
             described: None,
+            private,
         })
     }
 
     /// Checks the list, but not yet what is in it.
     pub fn check(mut self, list: &ExtentList) -> Result<ListedExtents, RestoreError> {
         self.0.described = Some(*list);
+        self.0.private = list.class() == Class::PrivatePlain;
         if let Some(array) = list.extents() {
             self.0.list.check(array).map_err(RestoreError::List)?;
         }
@@ -285,7 +304,11 @@ impl ListedExtents {
             ControlFlow::Continue(())
         });
         match flow {
-            ControlFlow::Continue(()) => Ok(HeldExtents(self.0)),
+            ControlFlow::Continue(()) => {
+                // The file is about to be used.
+                self.0.private = false;
+                Ok(HeldExtents(self.0))
+            }
             ControlFlow::Break(error @ RestoreError::Insert(..)) => Err(Failed {
                 error,
                 rest: Some(self),
