@@ -36,6 +36,9 @@ use luo::bindings;
 pub(super) const OPERATIONS: &file_operations = &file_operations {
     owner: this_module::<crate::LuoGuestMemfd>().as_ptr(),
     unlocked_ioctl: Some(ioctl),
+    // The argument has no pointers, and is the same for 32 bits.
+    #[cfg(CONFIG_COMPAT)]
+    compat_ioctl: Some(kernel::bindings::compat_ptr_ioctl),
     mmap: Some(bindings::kvm_gmem_mmap),
     ..pin_init::zeroed()
 };
