@@ -256,6 +256,19 @@ pub fn leave_behind(work: impl FnOnce()) -> Result<()> {
     }
 }
 
+/// Lets this thread run on the processor only that it is on.
+pub fn stay() -> Result<()> {
+    // SAFETY: All zero is a set without processors.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: Both calls only look at, or change, what they are given; the number is that of a processor.
+    let ret = unsafe {
+        libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
+        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+    };
+    anyhow::ensure!(ret == 0, "{}", io::Error::last_os_error());
+    Ok(())
+}
+
 /// Runs `work` in a child process: its exit status, or 128 and the signal that killed it.
 pub fn in_child(work: impl FnOnce() -> u8) -> Result<u8> {
     // SAFETY: This process has one thread, so the child may do everything.

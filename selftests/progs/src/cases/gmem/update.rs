@@ -19,11 +19,10 @@ use crate::{
         SHARED, //
     },
     memory::{
-        memfd,
         page,
+        pfns,
         Map, //
     },
-    pattern::Layout,
     run::{
         New,
         Old, //
@@ -52,14 +51,17 @@ const UNTOUCHED: Range<u64> = 24..32;
 pub(super) const MANY: u64 = 16384;
 
 pub(super) fn basic_old(old: &mut Old<'_>) -> Result<()> {
-    // Free memory that is not zero, for the pages that nobody touches.
-    let dirt = memfd("dirt")?;
-    Layout::full(0xd187, 64 << 20).write(&dirt)?;
-    drop(dirt);
-
     let vm = Vm::new(DEFAULT)?;
     let memory = vm.memory(PAGES * page(), SHARED)?;
+    // The pages that nobody touches are not zero: this processor gives out again what it got back last.
+    sys::stay()?;
+    let dirt = vm.memory(PAGES * page(), SHARED)?;
+    fill(&Map::new(&dirt, PAGES * page(), true)?, 0..PAGES);
+    let dirty = pfns(&dirt, PAGES * page())?;
+    drop(dirt);
     allocate(&memory, EARLY.start..UNTOUCHED.end)?;
+    let dirty: Vec<_> = dirty.iter().map(u64::to_string).collect();
+    old.common.note("dirt", &dirty.join(" "))?;
     let map = Map::new(&memory, PAGES * page(), true)?;
     fill(&map, EARLY);
     old.preserve(&memory, 1)?;
@@ -78,6 +80,16 @@ pub(super) fn basic_new(new: &mut New<'_>) -> Result<()> {
     new.common.check("early", verify(&map, EARLY, false));
     new.common.check("late", verify(&map, LATE, false));
     new.common.check("untouched", verify(&map, UNTOUCHED, true));
+    let dirt = new.common.noted("dirt")?.unwrap_or_default();
+    let pages = pfns(&memory, UNTOUCHED.end * page())?.split_off(UNTOUCHED.start as usize);
+    let dirty = pages
+        .iter()
+        .filter(|page| dirt.split(' ').any(|dirty| dirty == page.to_string()));
+    let dirty = is(
+        dirty.count() != 0,
+        "all were zero before they were allocated",
+    );
+    new.common.check("untouched-were-dirty", dirty);
     let same_pages = new.same_pages(&memory, LATE.end * page(), 1);
     new.common.check("same-pages", same_pages);
     new.common
