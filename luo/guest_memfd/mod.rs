@@ -62,7 +62,12 @@ impl FileHandler for GuestMemfdFiles {
         preserve::preserve(file)
     }
 
-    fn freeze(_file: &File, preserved: &mut Preserved<GuestMemfdSer, PreservedPages>) -> Result {
+    fn freeze(file: &File, preserved: &mut Preserved<GuestMemfdSer, PreservedPages>) -> Result {
+        // Its VM may have begun to encrypt it.
+        let file = GuestMemfd::new(file).ok_or(EINVAL)?;
+        if file.vm_type() != preserved.header.vm_type {
+            return Err(EOPNOTSUPP);
+        }
         preserved.state.check_health()
     }
 

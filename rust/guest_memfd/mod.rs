@@ -61,7 +61,8 @@ impl Drop for Kvm {
 ///
 /// # Invariants
 ///
-/// `kvm_gmem_get_info()` is true for the file, and the rest is what it told. None of that changes.
+/// `kvm_gmem_get_info()` is true for the file, and the rest is what it told. None of that changes, except that
+/// a VM of the default type may become one with encrypted memory.
 #[derive(Clone, Copy)]
 pub(crate) struct GuestMemfd<'a> {
     file: &'a File,
