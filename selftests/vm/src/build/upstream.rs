@@ -8,6 +8,11 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use rustix::fs::{
+    flock,
+    FlockOperation, //
+};
+
 use super::cross;
 use super::install;
 use super::source;
@@ -61,6 +66,9 @@ const SUITES: [Suite; 3] = [
 pub(super) fn build(arch: Arch, bin: &Path) -> Result<()> {
     let source = source::prepare()?;
     let work = source.home.join(format!("selftests-{arch}"));
+    // Other checkouts with the same patches build them there as well.
+    let lock = fs::File::create(source.home.join(format!("selftests-{arch}.lock")))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
     let log = source
         .home
         .join("logs")
