@@ -90,6 +90,10 @@ pub(super) fn memcg_new(new: &mut New<'_>) -> Result<()> {
             Ok(memory) => memory,
             Err(error) => return error.errno().map_or(101, |e| e.raw_os_error() as u8),
         };
+        // What is charged from now on could get somebody killed.
+        if set(&format!("{group}/memory.max"), "max").is_err() {
+            return 103;
+        }
         match Map::new(&memory, MANY * page(), false).map(|map| verify(&map, 0..MANY, false)) {
             Ok(Ok(())) => 0,
             _ => 102,
