@@ -81,6 +81,9 @@ pub(super) fn memcg_new(new: &mut New<'_>) -> Result<()> {
             return Ok(());
         }
     };
+    let limit = fs::File::options()
+        .write(true)
+        .open(format!("{group}/memory.max"))?;
     // As likely to be killed for the limit as anybody.
     let status = in_child(|| {
         if set(&format!("{group}/cgroup.procs"), "0").is_err() {
@@ -90,8 +93,8 @@ pub(super) fn memcg_new(new: &mut New<'_>) -> Result<()> {
             Ok(memory) => memory,
             Err(error) => return error.errno().map_or(101, |e| e.raw_os_error() as u8),
         };
-        // What is charged from now on could get somebody killed.
-        if set(&format!("{group}/memory.max"), "max").is_err() {
+        // What is charged from now on could get somebody killed, even to open a file.
+        if rustix::io::write(&limit, b"max").is_err() {
             return 103;
         }
         match Map::new(&memory, MANY * page(), false).map(|map| verify(&map, 0..MANY, false)) {
@@ -108,7 +111,8 @@ pub(super) fn memcg_new(new: &mut New<'_>) -> Result<()> {
     let max = events.lines().find_map(|line| line.strip_prefix("max "));
     new.common
         .check("beyond", is(max != Some("0"), "the limit was not reached"));
-    new.finish()
+    session.finish().map_err(liveupdate::Error::from)?;
+    Ok(())
 }
 
 pub(super) fn no_kvm_new(new: &mut New<'_>) -> Result<()> {
