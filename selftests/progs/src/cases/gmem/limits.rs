@@ -34,7 +34,13 @@ use crate::{
 };
 use anyhow::Result;
 use liveupdate::Token;
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    mm::{
+        mlockall,
+        MlockAllFlags, //
+    }, //
+};
 use std::fs;
 
 /// Files of as many pages cannot be described.
@@ -89,11 +95,15 @@ pub(super) fn memcg_new(new: &mut New<'_>) -> Result<()> {
         if set(&format!("{group}/cgroup.procs"), "0").is_err() {
             return 100;
         }
+        // What is charged between the retrieve and the end of the limit could get somebody killed: a page
+        // of this program, for one, or a file that is opened.
+        if mlockall(MlockAllFlags::CURRENT).is_err() {
+            return 104;
+        }
         let memory = match session.retrieve(Token(1)) {
             Ok(memory) => memory,
             Err(error) => return error.errno().map_or(101, |e| e.raw_os_error() as u8),
         };
-        // What is charged from now on could get somebody killed, even to open a file.
         if rustix::io::write(&limit, b"max").is_err() {
             return 103;
         }
