@@ -21,6 +21,7 @@ use core::ptr::NonNull;
 use kernel::{
     error::to_result,
     ffi::{
+        c_int,
         c_uint,
         c_ulong, //
     },
@@ -32,6 +33,7 @@ use kernel::{
 const MFD_ALLOW_SEALING: c_uint = 0x0002;
 const MFD_HUGETLB: c_uint = 0x0004;
 const MFD_HUGE_SHIFT: u32 = 26;
+const FALLOC_FL_KEEP_SIZE: c_int = 0x01;
 
 /// A file that is known to have huge pages.
 ///
@@ -84,6 +86,27 @@ impl<'a> Hugetlb<'a> {
     pub fn is_executable(self) -> bool {
         // SAFETY: By the type invariants.
         unsafe { bindings::luo_helper_hugetlb_is_exec(self.as_ptr()) }
+    }
+
+    /// Allocates huge pages where there are none, from the pool, as `fallocate()` does.
+    ///
+    /// To pin a hole allocates as well, but only a free huge page that may stay where it is for long. Pinning
+    /// one that is there already moves it instead, even if the pool has no such page.
+    ///
+    /// Fails with `ENOMEM` if the pool has not enough, and with `EINTR` if a signal is pending. Does nothing if
+    /// the file is frozen.
+    pub fn fill_holes(self) -> Result {
+        let size = i64::try_from(self.size()).map_err(|_| EFBIG)?;
+        if size == 0 {
+            return Ok(());
+        }
+        // SAFETY: The file is alive.
+        let ret = unsafe { bindings::vfs_fallocate(self.as_ptr(), FALLOC_FL_KEEP_SIZE, 0, size) };
+        match to_result(ret) {
+            Err(err) if err == ENOSPC => Err(ENOMEM),
+            Err(err) if err == EPERM => Ok(()),
+            result => result,
+        }
     }
 
     /// Fixes which memory is in the file: until the result is dropped, the file cannot grow, shrink,

@@ -65,6 +65,7 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<HugetlbSer, State>> {
     }
     fs::seals(file.file())?;
 
+    file.fill_holes()?;
     // From here on, the size cannot change.
     let frozen = file.freeze()?;
     let surplus = module_parameters::surplus.value() != 0;
