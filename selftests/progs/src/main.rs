@@ -87,6 +87,11 @@ enum Action {
         /// What to do.
         step: Upstream,
     },
+    /// Run upstream's selftests of KVM that touch guest memory in files, on this kernel and on another.
+    UpstreamKvm {
+        /// What to do.
+        step: UpstreamKvm,
+    },
     /// Ask the kernel for memory that the code under test has lost (kmemleak).
     Leaks,
     /// Show the cases.
@@ -108,6 +113,14 @@ enum Upstream {
     /// Preserve a file with huge pages, in a session that `luoctl session create` gives.
     Preserve,
     /// Retrieve the file, run them and compare.
+    Compare,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum UpstreamKvm {
+    /// Note what they show.
+    Reference,
+    /// Compare.
     Compare,
 }
 
@@ -171,9 +184,13 @@ fn main() -> ExitCode {
             Step::Retrieve => vmm::retrieve(huge),
         },
         Action::Upstream { step } => match step {
-            Upstream::Reference => upstream::reference(&cli.state.join("upstream")),
-            Upstream::Preserve => upstream::preserve(),
-            Upstream::Compare => upstream::compare(&cli.state.join("upstream")),
+            Upstream::Reference => upstream::hugetlb::reference(&cli.state.join("upstream")),
+            Upstream::Preserve => upstream::hugetlb::preserve(),
+            Upstream::Compare => upstream::hugetlb::compare(&cli.state.join("upstream")),
+        },
+        Action::UpstreamKvm { step } => match step {
+            UpstreamKvm::Reference => upstream::kvm::reference(&cli.state.join("upstream-kvm")),
+            UpstreamKvm::Compare => upstream::kvm::compare(&cli.state.join("upstream-kvm")),
         },
         Action::Leaks => leaks(),
         Action::List => {

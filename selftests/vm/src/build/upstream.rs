@@ -2,6 +2,8 @@
 
 //! Upstream's selftests, built from the kernel source as they are.
 
+mod kvm;
+
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -61,6 +63,11 @@ const SUITES: [Suite; 3] = [
         with: &["common.c"],
     },
 ];
+
+/// What a program is called, wherever its source is.
+fn file_name(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
 
 /// Builds all of them, static, and puts them into `bin`.
 pub(super) fn build(arch: Arch, bin: &Path) -> Result<()> {
@@ -124,6 +131,14 @@ pub(super) fn build(arch: Arch, bin: &Path) -> Result<()> {
         for name in suite.programs {
             install(&work.join(name), &bin.join(name))?;
         }
+    }
+    let key = format!("{} {}", source.key, kvm::programs(arch).join(" "));
+    once("kvm", &key, &mut || {
+        kvm::build(arch, &source.tree, &headers.join("include"), &work, &log)
+    })?;
+    for program in kvm::programs(arch) {
+        let name = file_name(program);
+        install(&work.join(name), &bin.join(name))?;
     }
     Ok(())
 }

@@ -20,7 +20,6 @@ use crate::{
 };
 use anyhow::{
     ensure,
-    Context,
     Result, //
 };
 use liveupdate::{
@@ -31,13 +30,8 @@ use liveupdate::{
 };
 use rustix::fs::MemfdFlags;
 use std::{
-    fs,
     os::fd::OwnedFd,
-    path::Path,
-    process::{
-        Command,
-        Stdio, //
-    }, //
+    path::Path, //
 };
 
 /// A program, its arguments, and whether it makes sense while a file has most of the pool: some want
@@ -56,9 +50,6 @@ const PROGRAMS: [(&str, &[&str], bool); 10] = [
     ("hugetlb-read-hwpoison", &[], false),
 ];
 
-/// The status of a kselftest that could not test anything.
-const SKIPPED: &str = "status 4";
-
 const POOL: Pool = Pool(2 << 20);
 /// More than any of the programs wants, so that they use huge pages of the file when that is gone.
 const PAGES: u64 = 160;
@@ -67,31 +58,12 @@ const SIZE: u64 = PAGES * POOL.0;
 const SPARE: u64 = 32;
 const TOKEN: Token = Token(1);
 
-/// What a program shows: how it ended, its results, and the pool afterwards.
+/// How lines with results begin.
+const RESULTS: [&str; 4] = ["ok ", "not ok ", "Bail out", "1.."];
+
+/// What a program shows, and the pool afterwards.
 fn run(program: &str, args: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{program} cannot be run"))?;
-    let mut text = match output.status.code() {
-        Some(code) => format!("status {code}\n"),
-        None => format!("{}\n", output.status),
-    };
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    if !output.status.success() {
-        println!("{}", quote(said.lines().last().unwrap_or_default()));
-    }
-    for line in said.lines() {
-        let is_result = ["ok ", "not ok ", "Bail out", "1.."]
-            .iter()
-            .any(|start| line.starts_with(start));
-        if is_result {
-            text += line.trim_end();
-            text += "\n";
-        }
-    }
+    let text = super::run(program, args, &RESULTS)?;
     Ok(text + &format!("pool {}\n", POOL.state()?))
 }
 
@@ -103,14 +75,6 @@ fn run_all(used: bool, mut f: impl FnMut(&str, String) -> Result<()>) -> Result<
         }
     }
     Ok(())
-}
-
-/// What kselftest programs print is not taken for results of ours.
-fn quote(text: &str) -> String {
-    text.lines()
-        .map(|line| format!("  | {}", line.replace("ok ", "ok: ")))
-        .collect::<Vec<_>>()
-        .join("\n")
 }
 
 /// A file with [`PAGES`] huge pages.
@@ -152,20 +116,10 @@ fn situations(
 /// If a program cannot be run or nothing can be noted.
 pub fn reference(dir: &Path) -> Result<Outcome> {
     let mut report = Report::new("hugetlb.upstream.reference");
-    fs::create_dir_all(dir)?;
     situations(
         file()?,
         |situation, program, text| {
-            let name = format!("{situation}.{program}");
-            fs::write(dir.join(&name), &text)?;
-            println!("{}", quote(&text));
-            if text.starts_with(SKIPPED) {
-                report.skip(&name, "it skips");
-            } else {
-                // A failure is as good a reference as any other result.
-                report.check(&name, Ok::<(), String>(()));
-            }
-            Ok(())
+            super::note(&mut report, dir, &format!("{situation}.{program}"), &text)
         },
         || Ok(()),
     )?;
@@ -200,36 +154,9 @@ pub fn compare(dir: &Path) -> Result<Outcome> {
         fd,
         |situation, program, text| {
             let name = format!("{situation}.{program}");
-            let want = fs::read_to_string(dir.join(&name)).context("there is no reference")?;
-            let skipped = text.starts_with(SKIPPED);
-            let result = if text == want {
-                Ok(())
-            } else {
-                Err(format!(
-                    "without live updates\n{}\nnow\n{}",
-                    quote(&want),
-                    quote(&text)
-                ))
-            };
-            if result.is_ok() && skipped {
-                report.skip(&name, "it skips in the reference, too");
-            } else {
-                report.check(&name, result);
-            }
-            Ok(())
+            super::compare(&mut report, dir, &name, &text)
         },
         || Ok(session.finish().map_err(liveupdate::Error::from)?),
     )?;
     Ok(report.end())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_programs_print_is_no_result_of_ours() {
-        let quoted = quote("status 1\nok 1 x # SKIP\nnot ok 2 y");
-        assert_eq!(quoted, "  | status 1\n  | ok: 1 x # SKIP\n  | not ok: 2 y");
-    }
 }
