@@ -20,6 +20,7 @@ pub mod abi;
 #[doc(hidden)]
 pub mod bindings;
 
+pub mod coco;
 pub mod flb;
 pub mod fs;
 #[cfg(CONFIG_HUGETLBFS)]

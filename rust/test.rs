@@ -13,6 +13,7 @@
 //! sum
 //! next
 //! chunk <pages>
+//! coco <strict|lax|not-cleared|stale>
 //! reset
 //! ```
 //!
@@ -21,12 +22,25 @@
 //! of records itself, or, with `pools`, in the table of huge pages; if the old kernel goes on after all,
 //! they are put back. `sum` makes the checksums fit again. All of these are for the file that is frozen
 //! next; after `next`, for the one after that. `chunk` sets how many pages are pinned at a time.
+//!
+//! `coco strict` makes private memory of guests out of bounds for the host, and the kernel warn when it is
+//! touched all the same; with `lax` it warns only. `not-cleared` and `stale` are mistakes with guest memory
+//! that tests have to notice.
 
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+mod coco;
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 mod device;
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 mod flb;
 
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+pub(crate) use self::coco::coco;
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+pub use self::coco::{
+    mistake,
+    Mistake, //
+};
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 pub use self::device::{
     chunk,
@@ -77,6 +91,21 @@ mod off {
         None
     }
 
+    /// Something that a test must notice, which nobody does here.
+    #[derive(Clone, Copy)]
+    pub enum Mistake {
+        /// Pages that were never used are taken for clean when they are preserved.
+        NotCleared,
+        /// The next kernel does not know that pages have been used.
+        Stale,
+    }
+
+    /// Whether to make it.
+    #[inline(always)]
+    pub fn mistake(_mistake: Mistake) -> bool {
+        false
+    }
+
     #[inline(always)]
     pub(crate) fn fail(_step: Step) -> Result {
         Ok(())
@@ -87,7 +116,11 @@ mod off {
 }
 
 #[cfg(not(CONFIG_LIVEUPDATE_TEST))]
-pub use self::off::chunk;
+pub use self::off::{
+    chunk,
+    mistake,
+    Mistake, //
+};
 #[cfg(not(CONFIG_LIVEUPDATE_TEST))]
 pub(crate) use self::off::{
     fail,

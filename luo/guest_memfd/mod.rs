@@ -16,6 +16,7 @@ use kernel::{
 use luo::{
     abi::{
         self,
+        extents::Class,
         guest_memfd::{
             GuestMemfdSer,
             Header,
@@ -72,7 +73,7 @@ impl FileHandler for GuestMemfdFiles {
     }
 
     fn claim(header: Incoming<GuestMemfdSer>) -> IncomingExtents {
-        IncomingExtents::new(header, |raw| raw.extents, true)
+        IncomingExtents::new(header, |raw| raw.extents, Class::PrivatePlain)
     }
 
     fn parse(raw: &GuestMemfdSer) -> Result<Header, abi::Error> {
@@ -99,6 +100,12 @@ impl FileHandler for GuestMemfdFiles {
             live,
             bytes: header.list().nr_pages() << PAGE.shift(),
         })
+    }
+
+    #[cfg(CONFIG_LIVEUPDATE_TEST)]
+    fn test_sum(header: &mut GuestMemfdSer, pages: &PreservedPages) {
+        header.extents_checksum = pages.list().test_checksum();
+        header.checksum = header.sum();
     }
 
     #[cfg(CONFIG_LIVEUPDATE_TEST)]

@@ -12,6 +12,7 @@ use kernel::{
 use luo::{
     abi::{
         self,
+        extents::Class,
         hugetlb::{
             Header,
             HugetlbSer,
@@ -63,7 +64,7 @@ impl FileHandler for HugetlbFiles {
     }
 
     fn claim(header: Incoming<HugetlbSer>) -> IncomingExtents {
-        IncomingExtents::new(header, |raw| raw.extents, false)
+        IncomingExtents::new(header, |raw| raw.extents, Class::Shared)
     }
 
     fn parse(raw: &HugetlbSer) -> Result<Header, abi::Error> {

@@ -24,7 +24,11 @@ use kernel::{
 };
 use luo::{
     bindings,
-    kho::ExtentFile, //
+    kho::ExtentFile,
+    test::{
+        mistake,
+        Mistake, //
+    }, //
 };
 
 /// Keeps KVM able to have guest_memfd files that no VM has.
@@ -185,6 +189,7 @@ impl ExtentFile for NewGuestMemfd {
                 folio.as_ptr(),
                 // CAST: The kernel has 64 bits.
                 index as c_ulong,
+                !mistake(Mistake::Stale),
             )
         })
     }

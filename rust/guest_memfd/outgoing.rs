@@ -14,9 +14,14 @@ use kernel::{
 use luo::{
     abi::extents::Class,
     bindings,
+    coco::HostAccess,
     kho::{
         PreservedExtents,
         PAGE, //
+    },
+    test::{
+        mistake,
+        Mistake, //
     }, //
 };
 
@@ -30,15 +35,20 @@ const BATCH: usize = bindings::LUO_HELPER_GMEM_BATCH as usize;
 /// undo. As the file is frozen it stays there, and nothing moves it: KVM does not allow that.
 pub(crate) struct PreservedPages {
     extents: PreservedExtents,
+    /// For pages that were never used.
+    access: Option<HostAccess>,
     // Last: the memory may go only when it is not preserved any more.
     frozen: FrozenGuestMemfd,
 }
 
 impl PreservedPages {
     /// Freezes `file` and preserves all its pages. Holes stay holes.
+    ///
+    /// Fails with `EOPNOTSUPP` if the host would have to clear memory that it may not touch.
     pub(crate) fn new(file: GuestMemfd<'_>, class: Class) -> Result<Self> {
         let mut this = Self {
             extents: PreservedExtents::new(0, class),
+            access: HostAccess::to(class),
             frozen: file.freeze()?,
         };
         let mut next = 0;
@@ -56,7 +66,12 @@ impl PreservedPages {
     fn add(&mut self, next: &mut u64) -> Result<bool> {
         let mut pfns = [0u64; BATCH];
         let mut indices = [0u64; BATCH];
-        let mut done = 0;
+        let (mut done, mut nr_unused) = (0, 0);
+        let unused = match self.access {
+            _ if mistake(Mistake::NotCleared) => bindings::LUO_HELPER_GMEM_UNUSED_KEEP,
+            Some(_) => bindings::LUO_HELPER_GMEM_UNUSED_CLEAR,
+            None => bindings::LUO_HELPER_GMEM_UNUSED_REFUSE,
+        };
         let max = self.extents.room()?.min(BATCH);
         // SAFETY: The file is alive and frozen, and there is room for `BATCH` numbers.
         let ret = unsafe {
@@ -66,11 +81,16 @@ impl PreservedPages {
                 *next as c_ulong,
                 // CAST: At most `BATCH`.
                 max as u32,
+                unused,
                 pfns.as_mut_ptr(),
                 indices.as_mut_ptr(),
                 &raw mut done,
+                &raw mut nr_unused,
             )
         };
+        if let Some(access) = self.access.filter(|_| nr_unused != 0) {
+            access.used();
+        }
         let mut result = to_result(ret);
         for (pfn, index) in pfns.iter().zip(&indices).take(done as usize) {
             // INVARIANT: It was just preserved. There is room in the list.

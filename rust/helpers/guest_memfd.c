@@ -34,7 +34,8 @@ unsigned long luo_helper_gmem_nr_pages(struct file *file)
  * cleared must not get to the guest.
  */
 static int gmem_folio_preserve(struct folio *folio,
-			       const struct address_space *mapping)
+			       const struct address_space *mapping,
+			       unsigned int unused, unsigned int *nr_unused)
 {
 	int err = 0;
 
@@ -46,9 +47,15 @@ static int gmem_folio_preserve(struct folio *folio,
 	} else if (unlikely(folio_contain_hwpoisoned_page(folio))) {
 		err = -EHWPOISON;
 	} else if (!folio_test_uptodate(folio)) {
-		folio_zero_range(folio, 0, folio_size(folio));
-		flush_dcache_folio(folio);
-		folio_mark_uptodate(folio);
+		++*nr_unused;
+		if (unused == LUO_HELPER_GMEM_UNUSED_CLEAR) {
+			folio_zero_range(folio, 0, folio_size(folio));
+			flush_dcache_folio(folio);
+		}
+		if (unused == LUO_HELPER_GMEM_UNUSED_REFUSE)
+			err = -EOPNOTSUPP;
+		else
+			folio_mark_uptodate(folio);
 	}
 	folio_unlock(folio);
 	return err ?: kho_preserve_folio(folio);
@@ -57,23 +64,27 @@ static int gmem_folio_preserve(struct folio *folio,
 /*
  * Preserves the first folios of @file, which is frozen, from the page @index on:
  * at most @max and LUO_HELPER_GMEM_BATCH, and up to the first error. @pfns and
- * @indices get their page numbers and where they are in the file.
+ * @indices get their page numbers and where they are in the file. @unused is what
+ * to do with content that KVM would clear, and @nr_unused how often it was done.
  */
 int luo_helper_gmem_preserve(struct file *file, unsigned long index,
-			     unsigned int max, u64 *pfns, u64 *indices,
-			     unsigned int *nr_done)
+			     unsigned int max, unsigned int unused, u64 *pfns,
+			     u64 *indices, unsigned int *nr_done,
+			     unsigned int *nr_unused)
 {
 	struct folio_batch folios;
 	unsigned int i, nr;
 	int err = 0;
 
+	*nr_unused = 0;
 	folio_batch_init(&folios);
 	nr = filemap_get_folios(file->f_mapping, &index, -1UL, &folios);
 	nr = min(nr, max);
 	for (i = 0; i < nr; i++) {
 		struct folio *folio = folios.folios[i];
 
-		err = gmem_folio_preserve(folio, file->f_mapping);
+		err = gmem_folio_preserve(folio, file->f_mapping, unused,
+					  nr_unused);
 		if (err)
 			break;
 		pfns[i] = folio_pfn(folio);
@@ -85,14 +96,15 @@ int luo_helper_gmem_preserve(struct file *file, unsigned long index,
 }
 
 /*
- * Puts a folio with valid content into a new file.
+ * Puts a folio with valid content into a new file. Where it is not @uptodate, KVM
+ * would clear it.
  *
  * If that failed, the guest would be lost, as a retrieve is not repeated. The
  * memory is there already, so that refusing to account for it saves none: a
  * cgroup gets beyond its limit, and nobody is killed for it.
  */
 int luo_helper_gmem_insert(struct file *file, struct folio *folio,
-			   unsigned long index)
+			   unsigned long index, bool uptodate)
 {
 	struct address_space *mapping = file->f_mapping;
 	int err;
@@ -102,7 +114,8 @@ int luo_helper_gmem_insert(struct file *file, struct folio *folio,
 				__GFP_RETRY_MAYFAIL);
 	if (err)
 		return err;
-	folio_mark_uptodate(folio);
+	if (likely(uptodate))
+		folio_mark_uptodate(folio);
 	folio_unlock(folio);
 	return 0;
 }

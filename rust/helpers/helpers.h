@@ -45,12 +45,19 @@ int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 #define LUO_HELPER_GMEM_LINK_FD 12
 #define LUO_HELPER_GMEM_LINK 0xBB00
 
+/* What to do with memory that was never used. */
+#define LUO_HELPER_GMEM_UNUSED_REFUSE 0
+#define LUO_HELPER_GMEM_UNUSED_CLEAR 1
+/* For tests, which have to notice it. */
+#define LUO_HELPER_GMEM_UNUSED_KEEP 2
+
 unsigned long luo_helper_gmem_nr_pages(struct file *file);
 int luo_helper_gmem_preserve(struct file *file, unsigned long index,
-			     unsigned int max, u64 *pfns, u64 *indices,
-			     unsigned int *nr_done);
+			     unsigned int max, unsigned int unused, u64 *pfns,
+			     u64 *indices, unsigned int *nr_done,
+			     unsigned int *nr_unused);
 int luo_helper_gmem_insert(struct file *file, struct folio *folio,
-			   unsigned long index);
+			   unsigned long index, bool uptodate);
 #endif
 
 /* hugetlb.c */

@@ -27,7 +27,8 @@ use crate::{
         },
         vmalloc::KhoVmalloc, //
     },
-    bindings, //
+    bindings,
+    coco::HostAccess, //
 };
 use core::{
     ops::ControlFlow,
@@ -57,20 +58,19 @@ struct Extents {
     inserted: u64,
     /// As soon as it was parsed.
     described: Option<ExtentList>,
-    /// Whether this may be what only a guest may see, which is not left in free memory.
-    private: bool,
+    /// If this may be what only a guest may see, which is not left in free memory: permission to zero it.
+    scrub: Option<HostAccess>,
 }
 
 /// Frees what waits to be restored at the start of `extent`, as long as it is of one size.
 ///
 /// The record may say anything: this ends at the first page that nothing was preserved at.
-fn free_waiting(extent: &ExtentSer, private: bool) {
+fn free_waiting(extent: &ExtentSer, scrub: Option<HostAccess>) {
     let mut pfn = extent.first();
     let Some(order) = waiting_order(pfn) else {
         return;
     };
-    // Classes that cannot be touched are never written.
-    let scrub = private || extent.class() == Some(Class::PrivatePlain);
+    let scrub = scrub.or_else(|| HostAccess::to_scrub(extent.class()?));
     for _ in 0..extent.nr {
         if waiting_order(pfn) != Some(order) {
             break;
@@ -91,10 +91,10 @@ fn free_waiting(extent: &ExtentSer, private: bool) {
 /// # Safety
 ///
 /// A reference of the folio is the caller's, and goes. If it is scrubbed, nobody else uses it.
-unsafe fn free(folio: NonNull<bindings::folio>, scrub: bool) {
-    if scrub {
+unsafe fn free(folio: NonNull<bindings::folio>, scrub: Option<HostAccess>) {
+    if let Some(access) = scrub {
         // SAFETY: The caller guarantees that nobody uses it.
-        unsafe { bindings::luo_helper_folio_zero(folio.as_ptr()) };
+        unsafe { access.zero(folio) };
         crate::interrupted();
     }
     // SAFETY: The caller guarantees that there is a reference.
@@ -127,7 +127,7 @@ impl Drop for Extents {
         let nr = known.map_or(u64::MAX, |list| list.nr_extents().into());
         let mut restored = self.restored;
         let order = self.described.map_or(0, |list| list.order());
-        let private = self.private;
+        let scrub = self.scrub;
         let mut release = |extent: &ExtentSer| {
             // CAST: At most a `u32`.
             let ours = restored.min(extent.nr.into()) as u32;
@@ -138,14 +138,14 @@ impl Drop for Extents {
                 let folio = unsafe { bindings::luo_helper_pfn_folio(rest.first()) };
                 if let Some(folio) = NonNull::new(folio) {
                     // SAFETY: The list was checked and cannot have changed since, this folio was
-                    // restored, and our reference of it is released here only. As long as this is
-                    // private, the file that it was put into is known to nobody.
-                    unsafe { free(folio, private) };
+                    // restored, and our reference of it is released here only. As long as this is to
+                    // be scrubbed, the file that it was put into is known to nobody.
+                    unsafe { free(folio, scrub) };
                 }
                 rest.pfn = rest.pfn.wrapping_add(1 << order);
                 rest.nr = rest.nr.wrapping_sub(1);
             }
-            free_waiting(&rest, private);
+            free_waiting(&rest, scrub);
             // SAFETY: FFI call without requirements but that it may sleep.
             let _ = unsafe { bindings::luo_helper_interrupted() };
         };
@@ -173,12 +173,12 @@ pub struct IncomingExtents(Extents);
 impl IncomingExtents {
     /// Takes over what the list at `desc` names. Anything may be wrong with it.
     ///
-    /// A header arrives once, in an [`Incoming`], which is used up for this. Memory that is `private` unless
-    /// the header is found to say something else is zeroed before it is freed.
+    /// A header arrives once, in an [`Incoming`], which is used up for this. Unless the header is found to
+    /// say something else, the memory is of this class: what is private is zeroed before it is freed.
     pub fn new<T: Abi>(
         header: Incoming<T>,
         desc: impl FnOnce(&T) -> KhoVmalloc,
-        private: bool,
+        class: Class,
     ) -> Self {
         let desc = desc(&header);
         Self(Extents {
@@ -187,14 +187,14 @@ impl IncomingExtents {
             restored: 0,
             inserted: 0,
             described: None,
-            private,
+            scrub: HostAccess::to_scrub(class),
         })
     }
 
     /// Checks the list, but not yet what is in it.
     pub fn check(mut self, list: &ExtentList) -> Result<ListedExtents, RestoreError> {
         self.0.described = Some(*list);
-        self.0.private = list.class() == Class::PrivatePlain;
+        self.0.scrub = HostAccess::to_scrub(list.class());
         if let Some(array) = list.extents() {
             self.0.list.check(array).map_err(RestoreError::List)?;
         }
@@ -306,7 +306,7 @@ impl ListedExtents {
         match flow {
             ControlFlow::Continue(()) => {
                 // The file is about to be used.
-                self.0.private = false;
+                self.0.scrub = None;
                 Ok(HeldExtents(self.0))
             }
             ControlFlow::Break(error @ RestoreError::Insert(..)) => Err(Failed {

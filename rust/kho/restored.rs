@@ -20,9 +20,13 @@ use crate::{
         }, //
     },
     bindings,
+    coco::HostAccess,
     memfd::NewMemfd, //
 };
-use core::ops::ControlFlow;
+use core::{
+    ops::ControlFlow,
+    ptr::NonNull, //
+};
 use kernel::{
     ffi::c_ulong,
     prelude::*, //
@@ -314,8 +318,9 @@ impl Batch {
             check(record, Some((*order).into())).map_err(|err| (nr, err))?;
             if !record.is_uptodate() {
                 if let Some(folio) = self.folios.get(nr) {
+                    let folio = NonNull::new(*folio).ok_or((nr, abi::Error::NotPreserved))?;
                     // SAFETY: The folio was taken for this record, and nobody else uses it.
-                    unsafe { bindings::luo_helper_folio_zero(*folio) };
+                    unsafe { HostAccess::ORDINARY.zero(folio) };
                 }
             }
             // CAST: The kernel has 64 bits.

@@ -2,7 +2,10 @@
 
 //! The device, and the faults that were ordered through it.
 
-use super::Step;
+use super::{
+    coco,
+    Step, //
+};
 #[cfg(CONFIG_HUGETLBFS)]
 use crate::hugetlb::pools;
 use crate::{
@@ -159,10 +162,12 @@ impl Orders {
                 let pages = u32::try_from(number(words.next())?).map_err(|_| EINVAL)?;
                 CHUNK.store(pages, Relaxed);
             }
+            Some("coco") => coco::order(Some(words.next().ok_or(EINVAL)?))?,
             Some("reset") => {
                 self.fails.clear();
                 self.pokes.clear();
                 CHUNK.store(0, Relaxed);
+                coco::order(None)?;
             }
             _ => return Err(EINVAL),
         }
