@@ -1,35 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guests of a few instructions in real mode, which start at 0x1000.
+//! Guests of a few instructions, which start at the second page: on x86 in real mode, on arm64 without
+//! an MMU.
 
 use crate::{
     gmem::Vm,
     memory::{
-        memfd,
         page,
         Map, //
     }, //
 };
 use anyhow::Result;
 use kvm_bindings::{
-    kvm_memory_attributes,
     kvm_userspace_memory_region2,
-    KVM_MEMORY_ATTRIBUTE_PRIVATE,
     KVM_MEM_GUEST_MEMFD, //
 };
 use kvm_ioctls::{
     VcpuExit,
     VcpuFd, //
 };
-use std::os::fd::{
-    AsFd,
-    AsRawFd, //
+use std::{
+    os::fd::{
+        AsFd,
+        AsRawFd, //
+    },
+    sync::atomic::Ordering, //
 };
 
 /// Why a guest stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// It put out a number.
+    /// It put out a number: to a port, or to memory that it does not have.
     Out(u16),
     /// It halted.
     Halt,
@@ -44,8 +45,38 @@ pub struct Guest {
     _map: Map,
 }
 
+/// A vCPU that is about to run the second page.
+#[cfg(target_arch = "x86_64")]
+fn start(vm: &Vm) -> Result<VcpuFd> {
+    let vcpu = vm.0.create_vcpu(0)?;
+    let mut special = vcpu.get_sregs()?;
+    special.cs.base = 0;
+    special.cs.selector = 0;
+    vcpu.set_sregs(&special)?;
+    let mut registers = vcpu.get_regs()?;
+    registers.rip = page();
+    registers.rflags = 2;
+    vcpu.set_regs(&registers)?;
+    Ok(vcpu)
+}
+
+/// A vCPU that is about to run the second page.
+#[cfg(target_arch = "aarch64")]
+fn start(vm: &Vm) -> Result<VcpuFd> {
+    /// The program counter's number for KVM.
+    const PC: u64 = 0x6030_0000_0010_0040;
+
+    let mut init = kvm_bindings::kvm_vcpu_init::default();
+    vm.0.get_preferred_target(&mut init)?;
+    let vcpu = vm.0.create_vcpu(0)?;
+    vcpu.vcpu_init(&init)?;
+    vcpu.set_one_reg(PC, &page().to_le_bytes())?;
+    Ok(vcpu)
+}
+
 impl Guest {
     /// Of the first `pages` pages, `private` is private memory, and the others are ordinary memory.
+    #[cfg(target_arch = "x86_64")]
     pub fn private(
         vm: &Vm,
         memory: impl AsFd,
@@ -53,6 +84,12 @@ impl Guest {
         private: u64,
         code: &[u8],
     ) -> Result<Self> {
+        use crate::memory::memfd;
+        use kvm_bindings::{
+            kvm_memory_attributes,
+            KVM_MEMORY_ATTRIBUTE_PRIVATE, //
+        };
+
         let shared = memfd("shared")?;
         rustix::fs::ftruncate(&shared, pages * page())?;
         rustix::io::pwrite(&shared, code, page())?;
@@ -67,15 +104,15 @@ impl Guest {
         Ok(guest)
     }
 
-    /// All its memory is guest memory, and the host may see it. `code` has at most eight bytes.
+    /// All its memory is guest memory, and the host may see it.
     pub fn shared(vm: &Vm, memory: impl AsFd, pages: u64, code: &[u8]) -> Result<Self> {
         let map = Map::new(&memory, pages * page(), true)?;
-        let mut word = [0; 8];
-        word[..code.len()].copy_from_slice(code);
-        map.word(page()).store(
-            u64::from_le_bytes(word),
-            std::sync::atomic::Ordering::Relaxed,
-        );
+        for (at, part) in (page()..).step_by(8).zip(code.chunks(8)) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            map.word(at)
+                .store(u64::from_le_bytes(word), Ordering::Relaxed);
+        }
         Self::new(vm, memory, pages, map)
     }
 
@@ -92,22 +129,16 @@ impl Guest {
         // SAFETY: The mapping is that large, and is there for as long as the vCPU, which is the only
         // user of the slot.
         unsafe { vm.0.set_user_memory_region2(region)? };
-        let vcpu = vm.0.create_vcpu(0)?;
-        let mut special = vcpu.get_sregs()?;
-        special.cs.base = 0;
-        special.cs.selector = 0;
-        vcpu.set_sregs(&special)?;
-        let mut registers = vcpu.get_regs()?;
-        registers.rip = page();
-        registers.rflags = 2;
-        vcpu.set_regs(&registers)?;
+        let vcpu = start(vm)?;
         Ok(Self { vcpu, _map: map })
     }
 
     /// Lets it run until it stops.
     pub fn run(&mut self) -> Result<Stop> {
         match self.vcpu.run()? {
-            VcpuExit::IoOut(_, &[low, high]) => Ok(Stop::Out(u16::from_le_bytes([low, high]))),
+            VcpuExit::IoOut(_, &[low, high]) | VcpuExit::MmioWrite(_, &[low, high]) => {
+                Ok(Stop::Out(u16::from_le_bytes([low, high])))
+            }
             VcpuExit::Hlt => Ok(Stop::Halt),
             VcpuExit::MemoryFault { gpa, .. } => Ok(Stop::Fault(gpa)),
             other => anyhow::bail!("the guest stopped with {other:?}"),

@@ -10,7 +10,6 @@ pub mod bad;
 pub mod cases;
 pub mod expect;
 pub mod gmem;
-#[cfg(target_arch = "x86_64")]
 pub mod guest;
 pub mod hugetlb;
 pub mod memory;

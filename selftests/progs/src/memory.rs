@@ -18,6 +18,7 @@ use rustix::{
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::fd::{
         AsFd,
         OwnedFd, //
@@ -126,12 +127,20 @@ impl Map {
 
     /// The physical page numbers; the pages are mapped first.
     pub fn pfns(&self) -> io::Result<Vec<u64>> {
-        self.touch();
+        self.pfns_of(0..(self.len as u64).div_ceil(page()))
+    }
+
+    /// The physical page numbers of some pages, which are mapped first.
+    pub fn pfns_of(&self, pages: Range<u64>) -> io::Result<Vec<u64>> {
+        let end = (pages.end * page()).min(self.len as u64 & !7);
+        for at in (pages.start * page()..end).step_by(page() as usize) {
+            self.word(at).load(Ordering::Relaxed);
+        }
         let pagemap = File::open("/proc/self/pagemap")?;
-        let mut entries = vec![0; (self.len as u64).div_ceil(page()) as usize * 8];
+        let mut entries = vec![0; (pages.end - pages.start) as usize * 8];
         let mut done = 0;
         while done < entries.len() {
-            let at = self.base as u64 / page() * 8 + done as u64;
+            let at = (self.base as u64 / page() + pages.start) * 8 + done as u64;
             match pread(&pagemap, &mut entries[done..], at)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 n => done += n,

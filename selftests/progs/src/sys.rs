@@ -269,23 +269,37 @@ pub fn stay() -> Result<()> {
     Ok(())
 }
 
-/// Runs `work` in a child process: its exit status, or 128 and the signal that killed it.
-pub fn in_child(work: impl FnOnce() -> u8) -> Result<u8> {
+/// A child process.
+#[derive(Debug)]
+pub struct Child(libc::pid_t);
+
+impl Child {
+    /// Waits until it ends: its exit status, or 128 and the signal that killed it.
+    pub fn wait(self) -> Result<u8> {
+        let mut status = 0;
+        // SAFETY: `status` is valid for the call, and this is a child of this process.
+        if unsafe { libc::waitpid(self.0, &mut status, 0) } != self.0 {
+            bail!("the child was lost: {}", io::Error::last_os_error());
+        }
+        Ok(if libc::WIFSIGNALED(status) {
+            128 + libc::WTERMSIG(status) as u8
+        } else {
+            libc::WEXITSTATUS(status) as u8
+        })
+    }
+}
+
+/// Runs `work` in a child process, beside this one. No other thread may be running.
+pub fn fork(work: impl FnOnce() -> u8) -> Result<Child> {
     // SAFETY: This process has one thread, so the child may do everything.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()).context("cannot fork"),
         0 => std::process::exit(work().into()),
-        child => {
-            let mut status = 0;
-            // SAFETY: `status` is valid for the call, and `child` is a child of this process.
-            if unsafe { libc::waitpid(child, &mut status, 0) } != child {
-                bail!("the child was lost: {}", io::Error::last_os_error());
-            }
-            Ok(if libc::WIFSIGNALED(status) {
-                128 + libc::WTERMSIG(status) as u8
-            } else {
-                libc::WEXITSTATUS(status) as u8
-            })
-        }
+        child => Ok(Child(child)),
     }
+}
+
+/// Runs `work` in a child process: its exit status, or 128 and the signal that killed it.
+pub fn in_child(work: impl FnOnce() -> u8) -> Result<u8> {
+    fork(work)?.wait()
 }

@@ -100,7 +100,7 @@ pub(super) fn abort(old: &mut Old<'_>) -> Result<()> {
 }
 
 /// Memory that is preserved for the one file there is, in bytes, with the list of its pages.
-fn preserved() -> Result<u64> {
+pub(super) fn preserved() -> Result<u64> {
     let text = fs::read_to_string("/dev/luo_status")?;
     let files = text.lines().filter(|line| line.starts_with("file "));
     files

@@ -2,13 +2,17 @@
 
 //! Guest memory of KVM (guest_memfd).
 
+mod bad;
+mod coco;
 mod faults;
-#[cfg(target_arch = "x86_64")]
-mod guest;
+mod hole;
 mod limits;
 mod link;
 mod local;
 mod private;
+#[cfg(target_arch = "x86_64")]
+mod scrub;
+mod trouble;
 mod update;
 
 use super::Case;
@@ -60,17 +64,23 @@ pub(super) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
-        "gmem.bad-header",
-        "A changed header is refused, and the memory is free after finish",
-        |old| update::bad_old(old, "poke head 16 4096"),
-        update::bad_new,
+        "gmem.bad",
+        "Each changed field is refused, alone, and what can be freed is free after finish",
+        bad::old,
+        bad::new,
     )
     .on_request(),
     Case::update(
-        "gmem.bad-record",
-        "A changed record is refused, and the memory is free after finish",
-        |old| update::bad_old(old, "poke array 0 8 137438953473"),
-        update::bad_new,
+        "gmem.coco",
+        "Private memory that the host may not touch is handed over, and freed, without being touched",
+        coco::old,
+        coco::new,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.coco-lax",
+        "The kernel warns if the host touches private memory: fails on purpose",
+        coco::lax,
     )
     .on_request(),
     Case::local(
@@ -132,19 +142,37 @@ pub(super) const CASES: &[Case] = &[
         limits::no_kvm_new,
     )
     .on_request(),
-    #[cfg(target_arch = "x86_64")]
     Case::local(
         "gmem.hole",
         "A guest that touches a hole of a preserved file stops, and goes on afterwards",
-        guest::hole,
+        hole::hole,
     )
     .on_request(),
     #[cfg(target_arch = "x86_64")]
     Case::update(
         "gmem.scrub",
         "Private memory that nobody retrieves is zeroed before it is free",
-        guest::scrub_old,
-        guest::scrub_new,
+        scrub::scrub_old,
+        scrub::scrub_new,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.window",
+        "A page that was being allocated when the file was frozen is preserved",
+        trouble::window,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.broken",
+        "Broken memory is refused by preserve and by freeze, and what is left of the guest goes on",
+        trouble::broken_old,
+        trouble::broken_new,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.soft-offline",
+        "Clean guest memory is not given up because it is to be taken out of use",
+        trouble::offline,
     )
     .on_request(),
 ];

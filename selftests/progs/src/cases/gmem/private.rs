@@ -35,7 +35,7 @@ const MMAP: u64 = 1 << 0;
 const VALUE: u16 = 0xbeef;
 
 /// `mov word ptr [0x8000], 0xbeef; hlt`, of which only the host's copy is ever seen.
-const WRITE: &[u8] = &[0xc7, 0x06, 0x00, 0x80, 0xef, 0xbe, 0xf4];
+pub(super) const WRITE: &[u8] = &[0xc7, 0x06, 0x00, 0x80, 0xef, 0xbe, 0xf4];
 /// `mov ax, [0x8000]; out 0x10, ax; hlt`.
 const READ: &[u8] = &[0xa1, 0x00, 0x80, 0xe7, 0x10, 0xf4];
 
@@ -45,7 +45,7 @@ fn supported() -> bool {
 }
 
 /// Runs `code` in a VM whose page 8 is private: what it put out, if anything.
-fn run(vm: &Vm, memory: impl AsFd, code: &[u8]) -> Result<Option<u16>> {
+pub(super) fn run(vm: &Vm, memory: impl AsFd, code: &[u8]) -> Result<Option<u16>> {
     #[cfg(target_arch = "x86_64")]
     {
         use crate::guest::{

@@ -6,7 +6,6 @@ use super::PAGES;
 use crate::{
     expect::{
         is,
-        refused,
         same, //
     },
     gmem::{
@@ -30,11 +29,7 @@ use crate::{
     sys, //
 };
 use anyhow::Result;
-use liveupdate::{
-    guest_memfd,
-    Token, //
-};
-use rustix::io::Errno;
+use liveupdate::guest_memfd;
 use std::{
     ops::Range,
     os::fd::OwnedFd, //
@@ -163,23 +158,4 @@ pub(super) fn relay_new(new: &mut New<'_>) -> Result<()> {
         .check("holes", same(resident(&map, PAGES)?, pages));
     new.finish()?;
     new.hand_on(&memory, 1)
-}
-
-/// Preserves a file and orders it to be damaged at the jump.
-pub(super) fn bad_old(old: &mut Old<'_>, order: &str) -> Result<()> {
-    if !sys::hook("reset")? {
-        return old.common.skip_all("the kernel has no test hook");
-    }
-    old.preserve(large()?, 1)?;
-    sys::hook(order)?;
-    Ok(())
-}
-
-pub(super) fn bad_new(new: &mut New<'_>) -> Result<()> {
-    let before = sys::mem_free()?;
-    let result = new.session()?.retrieve(Token(1));
-    new.common
-        .check("refused", refused(result, &[Errno::INVAL]));
-    new.finish()?;
-    freed(new, before)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What a few instructions of a guest show.
+//! What a guest wrote into private memory, and what is left of that.
 
 use super::PAGES;
 use crate::{
@@ -10,8 +10,6 @@ use crate::{
     },
     gmem::{
         Vm,
-        DEFAULT,
-        SHARED,
         SW_PROTECTED, //
     },
     guest::{
@@ -32,25 +30,6 @@ use std::{
     fs::File,
     os::unix::fs::FileExt, //
 };
-
-/// `mov ax, [0x8000]; out 0x10, ax; hlt`.
-const READ: &[u8] = &[0xa1, 0x00, 0x80, 0xe7, 0x10, 0xf4];
-
-pub(super) fn hole(old: &mut Old<'_>) -> Result<()> {
-    let vm = Vm::new(DEFAULT)?;
-    let memory = vm.memory(PAGES * page(), SHARED)?;
-    let mut guest = Guest::shared(&vm, &memory, PAGES, READ)?;
-    old.preserve(&memory, 1)?;
-    let stop = guest.run().map_err(|error| error.to_string());
-    let fault = Ok(Stop::Fault(8 * page()));
-    old.common.check("fault", same(stop, fault.clone()));
-    let stop = guest.run().map_err(|error| error.to_string());
-    old.common.check("again", same(stop, fault));
-    old.close_session();
-    let stop = guest.run().map_err(|error| error.to_string());
-    old.common.check("thawed", same(stop, Ok(Stop::Out(0))));
-    Ok(())
-}
 
 /// The first word of the page that [`WRITE`] fills.
 const FIRST: u16 = 0x1d2b;
