@@ -169,10 +169,4 @@ pub(super) const CASES: &[Case] = &[
         trouble::broken_new,
     )
     .on_request(),
-    Case::local(
-        "gmem.soft-offline",
-        "Clean guest memory is not given up because it is to be taken out of use",
-        trouble::offline,
-    )
-    .on_request(),
 ];

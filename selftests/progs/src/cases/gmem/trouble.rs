@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Memory that is added at the wrong moment, that breaks, or that is to go.
+//! Memory that is added at the wrong moment, or that breaks.
 
 use super::{
     local::preserved,
@@ -52,10 +52,7 @@ use rustix::{
 use std::{
     fs,
     os::fd::OwnedFd,
-    sync::atomic::{
-        AtomicBool,
-        Ordering, //
-    },
+    sync::atomic::Ordering,
     thread,
     time::{
         Duration,
@@ -169,24 +166,19 @@ fn break_page(memory: &OwnedFd, at: u64) -> Result<bool> {
         let Ok(map) = Map::new(memory, (at + 1) * page(), true) else {
             return 1;
         };
-        match advise_page(&map, at, libc::MADV_HWPOISON) {
-            Ok(()) => 0,
-            Err(_) => 2,
-        }
+        // Mapped, or there is no page to speak of.
+        map.word(at * page()).load(Ordering::Relaxed);
+        let address = map.address() as u64 + at * page();
+        // SAFETY: The page is one of the mapping's, and nobody reads it any more.
+        let status = unsafe {
+            let address = address as *mut libc::c_void;
+            libc::madvise(address, page() as usize, libc::MADV_HWPOISON)
+        };
+        u8::from(status != 0)
     })?;
     let after = broken_memory()?;
     println!("# page {at} of {memory:?}: {status}, {before} KiB broken, then {after}");
     Ok(after > before)
-}
-
-/// Gives advice about one page of a mapping.
-fn advise_page(map: &Map, at: u64, advice: libc::c_int) -> rustix::io::Result<()> {
-    // Mapped, or there is no page to speak of.
-    map.word(at * page()).load(Ordering::Relaxed);
-    let address = map.address() as u64 + at * page();
-    // SAFETY: The page is one of the mapping's. Its content is lost or not, and nobody relies on it.
-    let status = unsafe { libc::madvise(address as *mut libc::c_void, page() as usize, advice) };
-    sys::answer(status.into())
 }
 
 /// All but the broken page is as it was.
@@ -244,61 +236,5 @@ pub(super) fn broken_new(new: &mut New<'_>) -> Result<()> {
         let content = verify(&map, 0..FILLED, false);
         new.common.check(&format!("{token}.content"), content);
     }
-    Ok(())
-}
-
-/// Takes clean pages of guest memory out of use that nobody but the file has.
-///
-/// User space names them by a mapping, which has a reference. Another thread takes them out of the mapping
-/// all the time, and so also while the kernel writes to the console that it begins.
-pub(super) fn offline(old: &mut Old<'_>) -> Result<()> {
-    const TRIED: u64 = 16;
-    const STAYS: [Errno; 3] = [Errno::BUSY, Errno::AGAIN, Errno::IO];
-
-    let vm = Vm::new(DEFAULT)?;
-    let memory = vm.memory(PAGES * page(), SHARED)?;
-    allocate(&memory, 0..PAGES)?;
-    let map = Map::new(&memory, PAGES * page(), false)?;
-    // What is read is clean, and cleared.
-    map.touch();
-    let all = same(present(&map, PAGES)?, PAGES);
-    old.common.check("there", all);
-    // Lists of each processor have references of pages that came last.
-    let _ = fs::write("/proc/sys/vm/compact_memory", "1");
-    let done = AtomicBool::new(false);
-    let (start, len) = (map.address(), PAGES * page());
-    let results: Vec<_> = thread::scope(|scope| {
-        let done = &done;
-        scope.spawn(move || {
-            while !done.load(Ordering::Relaxed) {
-                // SAFETY: It is all of the mapping, which is there for as long as this thread, and
-                // whose content is that of the file.
-                let _ = unsafe {
-                    libc::madvise(
-                        start as *mut libc::c_void,
-                        len as usize,
-                        libc::MADV_DONTNEED,
-                    )
-                };
-            }
-        });
-        let results = (0..TRIED)
-            .map(|at| advise_page(&map, at, libc::MADV_SOFT_OFFLINE))
-            .collect();
-        done.store(true, Ordering::Relaxed);
-        results
-    });
-    if results.contains(&Err(Errno::INVAL)) {
-        old.common
-            .skip("all", "the kernel cannot take memory out of use");
-        return Ok(());
-    }
-    let odd: Vec<_> = results
-        .iter()
-        .filter(|result| !matches!(result, Err(error) if STAYS.contains(error)))
-        .collect();
-    let text = format!("of {TRIED} pages, {} were answered {odd:?}", odd.len());
-    old.common.check("refused", is(odd.is_empty(), &text));
-    old.common.check("kept", same(present(&map, PAGES)?, PAGES));
     Ok(())
 }
