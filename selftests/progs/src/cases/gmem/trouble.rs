@@ -118,10 +118,11 @@ pub(super) fn window(old: &mut Old<'_>) -> Result<()> {
         }
     })?;
     let before = stalled(&map, SIZE)?;
+    let others = preserved()?;
     let start = Instant::now();
     old.preserve(&memory, 1)?;
     let took = start.elapsed();
-    let count = preserved()? / page() - 1;
+    let count = (preserved()? - others) / page() - 1;
     let status = toucher.wait()?;
     let after = present(&map, SIZE)?;
     println!("# {before} pages, {count} preserved after {took:?}, {after} in the end");
