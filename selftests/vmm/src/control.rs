@@ -34,11 +34,29 @@ const DIRECTORY: &str = "/run/vmm";
 /// A VMM that was just started needs a moment until it listens.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where a test wants a suspending VMM to die, or to give up.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
+pub(crate) enum Saved {
+    /// When the memory is in the session, and the guest runs.
+    Memory,
+    /// When the vCPUs are stopped.
+    Stop,
+    /// When the state is in the session, too.
+    State,
+}
+
 /// What a VMM can be asked for.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) enum Request {
     /// Stop the guest and put everything into a session.
-    Suspend { hold: Option<PathBuf>, check: bool },
+    Suspend {
+        hold: Option<PathBuf>,
+        check: bool,
+        /// How long the guest runs on with its memory in the session.
+        linger: u64,
+        die_after: Option<Saved>,
+        fail_after: Option<Saved>,
+    },
     /// No live update after all: let the guest run on.
     Continue,
     /// Answer when this many heartbeats were seen.

@@ -23,6 +23,7 @@ use crate::state::{
     State,
     Writer, //
 };
+use crate::tiny;
 use crate::watch::Watch;
 use anyhow::{
     bail,
@@ -84,8 +85,7 @@ impl Devices {
                 self.watch.beat(value());
             }
             arch::FAULT => {
-                let fault = format!("the guest found an error of kind {}", value());
-                self.watch.fault(fault);
+                self.watch.fault(tiny::fault(value()));
             }
             _ => {
                 if let Some(offset) = arch::uart_offset(address) {

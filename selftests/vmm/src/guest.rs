@@ -15,8 +15,8 @@ use anyhow::{
 /// A guest to be booted.
 #[derive(Debug)]
 pub(crate) enum Guest {
-    /// The one in [`crate::tiny`].
-    Tiny,
+    /// The one in [`crate::tiny`], which leaves holes in its memory or not.
+    Tiny { sparse: bool },
     /// A kernel with an initrd.
     Linux {
         kernel: PathBuf,

@@ -3,7 +3,6 @@
 //! The session that carries a guest: its memory and its state, each under a token.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::path::{
     Path,
     PathBuf, //
@@ -27,8 +26,15 @@ use liveupdate::{
     Token, //
 };
 
+use crate::memory::{
+    Backend,
+    Files,
+    Memory, //
+};
+
 const MEMORY: Token = Token(1);
 const STATE: Token = Token(2);
+const PRIVATE: Token = Token(3);
 /// Other VMMs have the device open for a moment only.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     name: SessionName,
+    /// The name while the session of the previous kernel is still there.
+    other: SessionName,
     /// The socket of `luoctl hold`; without it, this process keeps its session itself.
     hold: Option<PathBuf>,
 }
@@ -58,48 +66,82 @@ impl Keeper {
     pub(crate) fn new(name: &str, hold: Option<&Path>) -> Result<Self> {
         Ok(Self {
             name: SessionName::new(name)?,
+            other: SessionName::new(format!("{name}.next"))?,
             hold: hold.map(Path::to_owned),
         })
     }
 
-    /// Makes a session for the next live update.
-    pub(crate) fn create(&self) -> Result<Outgoing> {
-        let session = match &self.hold {
-            Some(socket) => Client::connect(socket)?.create(&self.name)?,
-            None => LiveUpdate::open_wait(PATIENCE)?.create_session(&self.name)?,
-        };
-        Ok(Outgoing {
-            session,
-            keeper: self.clone(),
-        })
+    fn reversed(&self) -> Self {
+        Self {
+            name: self.other.clone(),
+            other: self.name.clone(),
+            hold: self.hold.clone(),
+        }
     }
 
-    /// Finds the session that the previous kernel left, or that an earlier VMM had in this kernel.
-    pub(crate) fn find(&self) -> Result<Incoming> {
-        let session = match &self.hold {
-            Some(socket) => {
-                let client = Client::connect(socket)?;
-                match client.get(&self.name) {
-                    Ok(Held::Incoming(session)) => session,
-                    Ok(Held::Outgoing(_)) => bail!("the session was made in this kernel"),
-                    Err(_) => client.retrieve(&self.name)?,
-                }
-            }
-            None => LiveUpdate::open_wait(PATIENCE)?.retrieve_session(&self.name)?,
+    /// Makes a session for the next live update; `kept` is the one of the previous kernel if it is still
+    /// there.
+    pub(crate) fn create(&self, kept: Option<&Incoming>) -> Result<Outgoing> {
+        let keeper = match kept {
+            Some(kept) => kept.keeper.reversed(),
+            None => self.clone(),
         };
-        Ok(Incoming {
-            session,
-            keeper: self.clone(),
-        })
+        let session = match &keeper.hold {
+            Some(socket) => Client::connect(socket)?.create(&keeper.name)?,
+            None => LiveUpdate::open_wait(PATIENCE)?.create_session(&keeper.name)?,
+        };
+        Ok(Outgoing { session, keeper })
+    }
+
+    /// Finds the session that the previous kernel left, or that an earlier VMM had in this kernel. What that
+    /// one prepared for the next kernel is given up.
+    pub(crate) fn find(&self) -> Result<Incoming> {
+        let Some(socket) = &self.hold else {
+            return Ok(Incoming {
+                session: LiveUpdate::open_wait(PATIENCE)?.retrieve_session(&self.name)?,
+                keeper: self.clone(),
+            });
+        };
+        let client = Client::connect(socket)?;
+        for keeper in [self.clone(), self.reversed()] {
+            if let Ok(Held::Incoming(session)) = client.get(&keeper.name) {
+                if matches!(client.get(&keeper.other), Ok(Held::Outgoing(_))) {
+                    client.release(&keeper.other)?;
+                }
+                return Ok(Incoming { session, keeper });
+            }
+        }
+        if matches!(client.get(&self.name), Ok(Held::Outgoing(_))) {
+            bail!("the session was made in this kernel");
+        }
+        match client.retrieve(&self.name) {
+            Ok(session) => Ok(Incoming {
+                session,
+                keeper: self.clone(),
+            }),
+            Err(error) => match client.retrieve(&self.other) {
+                Ok(session) => Ok(Incoming {
+                    session,
+                    keeper: self.reversed(),
+                }),
+                Err(_) => Err(error.into()),
+            },
+        }
     }
 }
 
 impl Outgoing {
     /// Preserves the guest's memory; the guest may run on and write to it.
-    pub(crate) fn memory(&self, memory: impl AsFd) -> Result<()> {
+    pub(crate) fn memory(&self, memory: &Memory) -> Result<()> {
+        let (memory, private) = memory.files();
         self.session
             .preserve(memory, MEMORY)
-            .context("the guest's memory")
+            .context("the guest's memory")?;
+        private.map_or(Ok(()), |private| {
+            self.session
+                .preserve(private, PRIVATE)
+                .context("the guest's private memory")
+        })
     }
 
     pub(crate) fn state(&self, state: &File) -> Result<()> {
@@ -110,7 +152,7 @@ impl Outgoing {
 
     /// Takes everything back.
     pub(crate) fn abandon(self) -> Result<()> {
-        let Keeper { name, hold } = &self.keeper;
+        let Keeper { name, hold, .. } = &self.keeper;
         if let Some(socket) = hold {
             Client::connect(socket)?.release(name)?;
         }
@@ -119,19 +161,39 @@ impl Outgoing {
 }
 
 impl Incoming {
-    /// The guest's memory and state.
-    pub(crate) fn files(&self) -> Result<(File, File)> {
-        let state = self.session.retrieve(STATE).context("the guest's state")?;
+    /// The guest's state.
+    pub(crate) fn state(&self) -> Result<File> {
+        Ok(self
+            .session
+            .retrieve(STATE)
+            .context("the guest's state")?
+            .into())
+    }
+
+    /// The guest's memory, of the kind that the state names.
+    pub(crate) fn memory(&self, backend: Backend) -> Result<Files> {
         let memory = self
             .session
             .retrieve(MEMORY)
             .context("the guest's memory")?;
-        Ok((memory.into(), state.into()))
+        let private = match backend.is_private() {
+            false => None,
+            true => Some(
+                self.session
+                    .retrieve(PRIVATE)
+                    .context("the guest's private memory")?
+                    .into(),
+            ),
+        };
+        Ok(Files {
+            memory: memory.into(),
+            private,
+        })
     }
 
     /// Ends the session; the files belong to this process.
     pub(crate) fn finish(self) -> Result<()> {
-        let Keeper { name, hold } = &self.keeper;
+        let Keeper { name, hold, .. } = &self.keeper;
         match hold {
             Some(socket) => Ok(Client::connect(socket)?.finish(name)?),
             None => Ok(self.session.finish().map_err(liveupdate::Error::from)?),

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The process that has the guest: starts it, hands it over, takes it over, and answers requests.
+//! The process that has the guest: starts it, hands it over, and answers requests.
+
+mod resume;
 
 use std::fs::File;
 use std::os::unix::net::{
@@ -13,73 +15,46 @@ use std::sync::{
     Mutex,
     PoisonError, //
 };
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{
     bail,
     ensure,
-    Context,
     Result, //
 };
 
-use crate::arch;
+pub(crate) use resume::{
+    resume,
+    Resume,
+    Step, //
+};
+
 use crate::control::{
     self,
     Reply,
-    Request, //
+    Request,
+    Saved, //
 };
 use crate::handover::{
+    Incoming,
     Keeper,
     Outgoing, //
 };
-use crate::machine::{
-    Machine,
-    Record, //
-};
-use crate::memory::{
-    Backend,
-    Memory, //
-};
-use crate::state::{
-    Kind,
-    State, //
-};
-use crate::timeline::{
-    self,
-    Timeline, //
-};
-
-/// How long the first sign of a resumed guest is waited for.
-const FIRST_SIGN: Duration = Duration::from_secs(60);
-
-/// Where a test wants a resuming VMM to die.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(crate) enum Step {
-    /// When it has the files.
-    Retrieve,
-    /// When memory and state are checked.
-    Check,
-    /// When the vCPUs are ready to run.
-    Restore,
-}
-
-/// How a guest is to be resumed.
-#[derive(Debug, Default)]
-pub(crate) struct Resume<'a> {
-    pub(crate) hold: Option<&'a Path>,
-    pub(crate) skip_check: bool,
-    pub(crate) damage: bool,
-    pub(crate) damage_state: bool,
-    pub(crate) die_after: Option<Step>,
-}
+use crate::machine::Machine;
+use crate::state::State;
+use crate::timeline::Timeline;
 
 /// A guest and what this process knows of its update.
 #[derive(Debug)]
 pub(crate) struct Host {
     name: String,
     machine: Machine,
-    /// There while the guest is suspended, with the state file that is in it.
-    suspended: Mutex<Option<(Outgoing, File)>>,
+    /// There while the guest is suspended.
+    suspended: Mutex<Option<Outgoing>>,
+    /// The session that the guest came in and the file of its state, if they are to be there for the next
+    /// VMM of this kernel.
+    kept: Option<(Incoming, File)>,
 }
 
 impl Host {
@@ -88,6 +63,7 @@ impl Host {
             name: name.to_string(),
             machine,
             suspended: Mutex::new(None),
+            kept: None,
         }
     }
 
@@ -102,7 +78,7 @@ impl Host {
     }
 
     fn serve(&self, listener: &UnixListener) -> Result<()> {
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             for stream in listener.incoming() {
                 let stream = stream?;
                 scope.spawn(move || {
@@ -131,9 +107,32 @@ impl Host {
 
     fn perform(&self, request: &Request) -> Result<()> {
         match request {
-            Request::Suspend { hold, check } => self.suspend(hold.as_deref(), *check),
+            Request::Suspend {
+                hold,
+                check,
+                linger,
+                die_after,
+                fail_after,
+            } => {
+                let linger = Duration::from_millis(*linger);
+                let at = |step| {
+                    if *die_after == Some(step) {
+                        self.say(&format!("dies after {step:?} as it was told"));
+                        process::abort();
+                    }
+                    ensure!(
+                        *fail_after != Some(step),
+                        "gives up after {step:?} as it was told"
+                    );
+                    Ok(())
+                };
+                self.suspend(hold.as_deref(), *check, linger, at)
+            }
             Request::Continue => self.go_on(),
-            Request::Stop => Ok(()),
+            Request::Stop => {
+                self.tell_memory("ends");
+                Ok(())
+            }
             Request::Wait { beats, seconds } => {
                 let timeout = Duration::from_secs(*seconds);
                 let progress = self.machine.watch.wait(*beats, timeout);
@@ -150,7 +149,13 @@ impl Host {
         }
     }
 
-    fn suspend(&self, hold: Option<&Path>, check: bool) -> Result<()> {
+    fn suspend(
+        &self,
+        hold: Option<&Path>,
+        check: bool,
+        linger: Duration,
+        at: impl Fn(Saved) -> Result<()>,
+    ) -> Result<()> {
         let mut suspended = self
             .suspended
             .lock()
@@ -164,32 +169,48 @@ impl Host {
             "the guest is not well: {}",
             faults.join("; ")
         );
-        let session = Keeper::new(&self.name, hold)?.create()?;
-        let kept = (|| {
+        let (kept, old_state) = match &self.kept {
+            Some((session, state)) => (Some(session), Some(state)),
+            None => (None, None),
+        };
+        let session = Keeper::new(&self.name, hold)?.create(kept)?;
+        machine.shape.freeze();
+        let saved = (|| {
             // The bulk goes first, while the guest still runs.
             session.memory(&machine.memory)?;
+            at(Saved::Memory)?;
+            thread::sleep(linger);
             let mut timeline = Timeline::default();
             timeline.mark();
             machine.vcpus.stop();
             timeline.mark();
+            at(Saved::Stop)?;
             let state = machine.save(&mut timeline, check)?;
-            session.state(&state)?;
-            Ok((state, timeline))
+            session.state(&State::write(&state, old_state)?)?;
+            at(Saved::State)?;
+            Ok(timeline)
         })();
-        match kept {
-            Ok((state, timeline)) => {
+        match saved {
+            Ok(timeline) => {
                 let beat = machine.watch.progress().beat;
                 self.say(&format!("suspended after heartbeat {beat}"));
-                for (phase, took) in timeline.phases(machine.hz) {
-                    self.say(&format!("phase {phase}: {}", show(took)));
+                self.tell(&timeline);
+                if check {
+                    self.tell_memory("is suspended");
                 }
-                *suspended = Some((session, state));
+                let waited = machine.shape.waited();
+                if waited > 0 {
+                    self.say(&format!(
+                        "vCPUs waited {waited} times for memory that is preserved"
+                    ));
+                }
+                *suspended = Some(session);
                 Ok(())
             }
             Err(error) => {
-                machine.vcpus.start();
                 self.say("not suspended, the guest runs on");
                 let _ = session.abandon();
+                self.runs_on()?;
                 Err(error)
             }
         }
@@ -200,13 +221,56 @@ impl Host {
             .suspended
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let Some((session, _)) = suspended.take() else {
+        let Some(session) = suspended.take() else {
             bail!("the guest is not suspended");
         };
         let given_up = session.abandon();
-        self.machine.vcpus.start();
+        self.runs_on()?;
         self.say("runs on in the old kernel");
         given_up
+    }
+
+    /// Lets the guest run when its memory is not preserved any more.
+    fn runs_on(&self) -> Result<()> {
+        if let Some((_, state)) = &self.kept {
+            State::claim(state)?;
+        }
+        self.machine.shape.thaw()?;
+        self.machine.vcpus.start();
+        Ok(())
+    }
+
+    fn tell(&self, timeline: &Timeline) {
+        for (phase, took) in timeline.phases(self.machine.hz) {
+            self.say(&format!("phase {phase}: {}", show(took)));
+        }
+        let ticks: Vec<String> = timeline.ticks().iter().map(u64::to_string).collect();
+        self.say(&format!(
+            "points: hz={} {}",
+            self.machine.hz,
+            ticks.join(" ")
+        ));
+    }
+
+    /// Tells how much memory there is, which must not fail for that.
+    fn tell_memory(&self, when: &str) {
+        let machine = &self.machine;
+        if let Ok(allocated) = machine.memory.allocated() {
+            self.say(&format!(
+                "{when} with {} KiB of {} MiB of memory allocated",
+                allocated >> 10,
+                machine.memory.size() >> 20
+            ));
+        }
+        if let Some((pages, conversions)) = machine.shape.private() {
+            let sees = match machine.shape.is_hidden(&machine.memory) {
+                Ok(true) => "nothing",
+                _ => "SOMETHING",
+            };
+            self.say(&format!(
+                "{when} with {pages} private pages, where the host finds {sees}, after {conversions} conversions"
+            ));
+        }
     }
 }
 
@@ -219,95 +283,4 @@ fn show(took: Option<Duration>) -> String {
         || "unknown".to_string(),
         |took| format!("{:.1} ms", took.as_secs_f64() * 1000.0),
     )
-}
-
-/// Takes over a guest that the previous kernel left, and answers requests until it ends.
-pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> Result<()> {
-    let died = |step| {
-        if how.die_after == Some(step) {
-            say(name, &format!("dies after {step:?} as it was told"));
-            process::abort();
-        }
-    };
-    let began = arch::counter();
-    let incoming = Keeper::new(name, how.hold)?.find()?;
-    let (memory, state_file) = incoming.files()?;
-    let retrieved = arch::counter();
-    died(Step::Retrieve);
-
-    if how.damage_state {
-        State::damage(&state_file)?;
-    }
-    let state = State::read(&state_file).context("the guest's state")?;
-    let record = Record::read(&state)?;
-    let memory = Memory::adopt(Backend::from_number(record.backend)?, memory, record.size)?;
-    if how.damage {
-        memory.damage()?;
-    }
-    if record.is_checked() && !how.skip_check {
-        ensure!(
-            memory.checksum()? == record.checksum,
-            "the guest's memory has changed: its checksum is wrong"
-        );
-        ensure!(
-            memory.pages()? == record.pages,
-            "the guest's memory is in other physical pages"
-        );
-        say(
-            name,
-            "memory has the same checksum and is in the same physical pages",
-        );
-    }
-    let checked = arch::counter();
-    died(Step::Check);
-
-    let machine = Machine::restore(name, &state, memory)?;
-    let restored = arch::counter();
-    died(Step::Restore);
-
-    let old: Vec<u64> = state.list(Kind::Timeline, 0)?;
-    ensure!(
-        old.len() == timeline::OLD,
-        "the timeline has another length"
-    );
-    let mut timeline = Timeline::continued(old);
-    timeline.mark_at(timeline::kernel_began(machine.hz));
-    for tick in [began, retrieved, checked, restored] {
-        timeline.mark_at(tick);
-    }
-
-    State::claim(&state_file)?;
-    let host = Host::new(name, machine);
-    host.machine.vcpus.start();
-    // The guest runs, and nobody can resume it again: whatever fails now must not end it.
-    if let Err(error) = incoming.finish() {
-        host.say(&format!(
-            "the session cannot be finished, its memory stays pinned until it is: {error:#}"
-        ));
-    }
-    std::thread::scope(|scope| {
-        scope.spawn(|| host.tell_first(timeline, record.beat));
-        host.serve(listener)
-    })
-}
-
-impl Host {
-    /// Waits for the guest's first sign of life and tells what the update took.
-    fn tell_first(&self, mut timeline: Timeline, saved: u64) {
-        let progress = self.machine.watch.wait(1, FIRST_SIGN);
-        match progress.first {
-            Some(first) if Some(first) == saved.checked_add(1) => {
-                self.say(&format!("heartbeat {first} follows {saved}"));
-            }
-            other => self.say(&format!("heartbeat {other:?} where {saved} was the last")),
-        }
-        if let Some(tick) = self.machine.vcpus.first_exit() {
-            timeline.mark_at(tick);
-        }
-        for (phase, took) in timeline.phases(self.machine.hz) {
-            self.say(&format!("phase {phase}: {}", show(took)));
-        }
-        let total = timeline.total(self.machine.hz);
-        self.say(&format!("blackout: {}", show(total)));
-    }
 }

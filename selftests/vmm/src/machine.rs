@@ -2,8 +2,6 @@
 
 //! A guest: memory, devices and vCPUs, made new or from a state.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{
@@ -12,10 +10,6 @@ use anyhow::{
     Result, //
 };
 use kvm_ioctls::Kvm;
-use rustix::fs::{
-    memfd_create,
-    MemfdFlags, //
-};
 use zerocopy::{
     FromBytes,
     Immutable,
@@ -31,7 +25,9 @@ use crate::devices::Devices;
 use crate::guest::Guest;
 use crate::memory::{
     Backend,
-    Memory, //
+    Memory,
+    Shape,
+    PAGE, //
 };
 use crate::state::{
     Kind,
@@ -39,6 +35,7 @@ use crate::state::{
     Writer, //
 };
 use crate::timeline::Timeline;
+use crate::tiny;
 use crate::vcpu::Vcpus;
 use crate::watch::Watch;
 
@@ -81,6 +78,17 @@ impl Record {
     }
 }
 
+/// What a test wants to be wrong with the VM of a resumed guest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(crate) enum Wrong {
+    /// It is of another type, with or without private memory.
+    Type,
+    /// Private memory is taken for shared memory.
+    Attributes,
+    /// The counters of its CPUs go on from half of what they were.
+    Clock,
+}
+
 fn limits(vcpus: usize, size: u64) -> Result<()> {
     ensure!(
         (1..=MAX_VCPUS).contains(&vcpus),
@@ -101,6 +109,7 @@ pub(crate) struct Machine {
     vm: Vm,
     devices: Arc<Devices>,
     pub(crate) memory: Memory,
+    pub(crate) shape: Arc<Shape>,
     pub(crate) watch: Arc<Watch>,
     /// How fast [`arch::counter`] counts.
     pub(crate) hz: u64,
@@ -113,39 +122,55 @@ impl Machine {
         guest: &Guest,
         backend: Backend,
         size: u64,
+        sparse: bool,
         vcpus: usize,
     ) -> Result<Self> {
         limits(vcpus, size)?;
+        ensure!(
+            !backend.is_private() || matches!(guest, Guest::Tiny { .. }),
+            "only the tiny guest knows of private memory"
+        );
         let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
-        let vm = arch::create_vm(&kvm)?;
-        let memory = Memory::create(backend, size, &vm.fd)?;
+        let vm = arch::create_vm(&kvm, backend.is_private())?;
+        let memory = Memory::create(backend, size, &vm.fd, sparse)?;
         memory.attach(&vm.fd)?;
+        let shape = Arc::new(Shape::new(&vm.fd, &memory, tiny::DATA / PAGE)?);
         let fds = arch::create_vcpus(&kvm, &vm, vcpus)?;
         arch::boot(guest, &memory, &fds)?;
         let watch = Arc::new(Watch::default());
         let devices = Arc::new(Devices::new(&vm, name, &watch)?);
         let hz = fds.first().map_or(Ok(0), arch::hz)?;
         Ok(Self {
-            vcpus: Vcpus::new(fds, &devices, &watch)?,
+            vcpus: Vcpus::new(fds, &devices, &shape, &watch)?,
             vm,
             devices,
             memory,
+            shape,
             watch,
             hz,
         })
     }
 
-    /// A guest that goes on from a state, ready to start.
-    pub(crate) fn restore(name: &str, state: &State, mut memory: Memory) -> Result<Self> {
+    /// A guest that goes on from a state, ready to start when its memory is thawed. With `wrong`, for
+    /// tests, its VM is not as the state says.
+    pub(crate) fn restore(
+        name: &str,
+        state: &State,
+        mut memory: Memory,
+        wrong: Option<Wrong>,
+    ) -> Result<Self> {
         let record = Record::read(state)?;
         let kvm = Kvm::new().context("/dev/kvm cannot be opened")?;
-        let vm = arch::create_vm(&kvm)?;
+        let private = memory.backend().is_private() != (wrong == Some(Wrong::Type));
+        let vm = arch::create_vm(&kvm, private)?;
         memory.link(&vm.fd)?;
         memory.attach(&vm.fd)?;
+        let forget = wrong == Some(Wrong::Attributes);
+        let shape = Arc::new(Shape::restore(&vm.fd, &memory, state, forget)?);
         let fds = arch::create_vcpus(&kvm, &vm, record.vcpus as usize)?;
         let hz = fds.first().map_or(Ok(0), arch::hz)?;
         arch::restore_vm(&vm, state, hz)?;
-        let clock = arch::Clock::new(state)?;
+        let clock = arch::Clock::new(state, wrong == Some(Wrong::Clock))?;
         for (number, vcpu) in fds.iter().enumerate() {
             arch::restore_vcpu(number, vcpu, state, clock)
                 .with_context(|| format!("vCPU {number}"))?;
@@ -154,17 +179,18 @@ impl Machine {
         let watch = Arc::new(Watch::from(record.beat));
         let devices = Arc::new(Devices::restore(&vm, name, &watch, state)?);
         Ok(Self {
-            vcpus: Vcpus::new(fds, &devices, &watch)?,
+            vcpus: Vcpus::new(fds, &devices, &shape, &watch)?,
             vm,
             devices,
             memory,
+            shape,
             watch,
             hz,
         })
     }
 
-    /// Saves the guest, whose vCPUs are stopped, into a memfd.
-    pub(crate) fn save(&self, timeline: &mut Timeline, check: bool) -> Result<File> {
+    /// Saves the guest, whose vCPUs are stopped.
+    pub(crate) fn save(&self, timeline: &mut Timeline, check: bool) -> Result<Vec<u8>> {
         let mut writer = Writer::default();
         // In this order an interrupt on its way from the controllers to a vCPU is saved twice at the worst,
         // and never not at all.
@@ -172,6 +198,7 @@ impl Machine {
         self.vcpus
             .each(|number, vcpu| arch::save_vcpu(number, vcpu, &mut writer))?;
         self.devices.save(&mut writer)?;
+        self.shape.save(&mut writer)?;
         timeline.mark();
 
         let mut record = Record {
@@ -192,9 +219,6 @@ impl Machine {
         writer.put(Kind::Guest, 0, &record)?;
         timeline.mark();
         writer.put_list(Kind::Timeline, 0, timeline.ticks())?;
-
-        let mut file = File::from(memfd_create("guest-state", MemfdFlags::CLOEXEC)?);
-        file.write_all(&writer.finish()?)?;
-        Ok(file)
+        writer.finish()
     }
 }

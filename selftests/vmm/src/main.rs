@@ -32,14 +32,20 @@ use clap::{
     Subcommand, //
 };
 
-use crate::control::Request;
+use crate::control::{
+    Request,
+    Saved, //
+};
 use crate::guest::Guest;
 use crate::host::{
     Host,
     Resume,
     Step, //
 };
-use crate::machine::Machine;
+use crate::machine::{
+    Machine,
+    Wrong, //
+};
 use crate::memory::Backend;
 
 #[derive(Debug, Parser)]
@@ -62,6 +68,9 @@ enum Action {
         /// Size of its memory in MiB.
         #[arg(long, default_value_t = 64)]
         mib: u64,
+        /// Allocate nothing in advance; the tiny guest leaves holes in its memory.
+        #[arg(long)]
+        sparse: bool,
         /// Number of its vCPUs.
         #[arg(long, default_value_t = 1)]
         cpus: usize,
@@ -83,6 +92,15 @@ enum Action {
         /// Save checksums of the memory and its physical pages, to be compared at resume.
         #[arg(long)]
         check: bool,
+        /// Let the guest run on for so many milliseconds when its memory is in the session.
+        #[arg(long, default_value_t = 0)]
+        linger: u64,
+        /// For tests: die at this point.
+        #[arg(long, value_enum)]
+        die_after: Option<Saved>,
+        /// For tests: give up at this point, and let the guest run on.
+        #[arg(long, value_enum)]
+        fail_after: Option<Saved>,
     },
     /// Let a suspended guest run on in the old kernel.
     Continue,
@@ -91,6 +109,10 @@ enum Action {
         /// Get the session from `luoctl hold`, at this socket.
         #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = liveupdate::hold::SOCKET)]
         hold: Option<PathBuf>,
+        /// Do not finish the session, so that another VMM of this kernel can take the guest over when it is
+        /// suspended again.
+        #[arg(long, requires = "hold")]
+        keep: bool,
         /// Do not compare checksums.
         #[arg(long)]
         skip_check: bool,
@@ -100,6 +122,9 @@ enum Action {
         /// For tests: change one bit of the state first.
         #[arg(long)]
         damage_state: bool,
+        /// For tests: make a VM that is not as the state says.
+        #[arg(long, value_enum)]
+        wrong: Option<Wrong>,
         /// For tests: die at this point.
         #[arg(long, value_enum)]
         die_after: Option<Step>,
@@ -121,6 +146,7 @@ fn perform(cli: Cli) -> Result<()> {
         Action::Run {
             memory,
             mib,
+            sparse,
             cpus,
             kernel,
             init,
@@ -129,34 +155,53 @@ fn perform(cli: Cli) -> Result<()> {
             let listener = control::listen(&name)?;
             let size = mib.checked_mul(1 << 20).context("too much memory")?;
             let guest = match kernel {
-                None => Guest::Tiny,
+                None => Guest::Tiny { sparse },
                 Some(kernel) => Guest::Linux {
                     kernel,
                     initrd: guest::initrd(&init)?,
                     cmdline: append,
                 },
             };
-            let machine = Machine::new(&name, &guest, memory, size, cpus)?;
+            let machine = Machine::new(&name, &guest, memory, size, sparse, cpus)?;
             Host::new(&name, machine).run(&listener)
         }
         Action::Resume {
             hold,
+            keep,
             skip_check,
             damage,
             damage_state,
+            wrong,
             die_after,
         } => {
             let listener = control::listen(&name)?;
             let how = Resume {
                 hold: hold.as_deref(),
+                keep,
                 skip_check,
                 damage,
                 damage_state,
+                wrong,
                 die_after,
             };
             host::resume(&name, &listener, &how)
         }
-        Action::Suspend { hold, check } => tell(&name, &Request::Suspend { hold, check }),
+        Action::Suspend {
+            hold,
+            check,
+            linger,
+            die_after,
+            fail_after,
+        } => tell(
+            &name,
+            &Request::Suspend {
+                hold,
+                check,
+                linger,
+                die_after,
+                fail_after,
+            },
+        ),
         Action::Continue => tell(&name, &Request::Continue),
         Action::Wait { beats, seconds } => tell(&name, &Request::Wait { beats, seconds }),
         Action::Stop => tell(&name, &Request::Stop),

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Guest memory: one file, mapped into this process and into the guest.
+//! Guest memory: a file, mapped into this process and into the guest, and for VMs with private memory
+//! another one that only the guest sees.
 //!
-//! The file is what is preserved; everything else about it can be made anew from its kind and size.
+//! The files are what is preserved; everything else about them can be made anew from their kind and size.
 //! A kind that the host's kernel cannot create or preserve is refused there, with its reason.
+
+mod backend;
+mod contents;
+mod shape;
 
 use std::fs::File;
 use std::os::fd::{
@@ -14,7 +19,6 @@ use std::os::fd::{
 };
 
 use anyhow::{
-    bail,
     ensure,
     Context,
     Result, //
@@ -38,62 +42,29 @@ use vm_memory::{
     FileOffset,
     GuestAddress,
     GuestMemoryBackend,
-    GuestMemoryMmap,
-    GuestMemoryRegion, //
+    GuestMemoryMmap, //
+};
+
+pub(crate) use backend::Backend;
+pub(crate) use shape::{
+    Outcome,
+    Shape, //
 };
 
 use crate::arch::RAM_BASE;
-use crate::state::checksum;
 
 const MIB: u64 = 1 << 20;
-const CHUNK: usize = 1 << 20;
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 
 /// `GUEST_MEMFD_FLAG_MMAP` and `GUEST_MEMFD_FLAG_INIT_SHARED`.
 const SHARED: u64 = 1 << 0 | 1 << 1;
 
-/// What guest memory is made of.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(crate) enum Backend {
-    /// A memfd with ordinary pages.
-    Memfd,
-    /// A memfd with huge pages of 2 MiB.
-    #[value(name = "hugetlb-2m")]
-    Hugetlb2M,
-    /// A memfd with huge pages of 1 GiB.
-    #[value(name = "hugetlb-1g")]
-    Hugetlb1G,
-    /// KVM's guest_memfd.
-    GuestMemfd,
-}
-
-impl Backend {
-    /// The number that stands for it in the state.
-    pub(crate) fn number(self) -> u32 {
-        match self {
-            Self::Memfd => 1,
-            Self::Hugetlb2M => 2,
-            Self::Hugetlb1G => 3,
-            Self::GuestMemfd => 4,
-        }
-    }
-
-    pub(crate) fn from_number(number: u32) -> Result<Self> {
-        Ok(match number {
-            1 => Self::Memfd,
-            2 => Self::Hugetlb2M,
-            3 => Self::Hugetlb1G,
-            4 => Self::GuestMemfd,
-            other => bail!("the state names a kind of memory that is not known: {other}"),
-        })
-    }
-
-    fn alignment(self) -> u64 {
-        match self {
-            Self::Hugetlb1G => 1 << 30,
-            _ => 2 * MIB,
-        }
-    }
+/// The files that another VMM left.
+#[derive(Debug)]
+pub(crate) struct Files {
+    pub(crate) memory: File,
+    /// Of VMs with private memory.
+    pub(crate) private: Option<File>,
 }
 
 /// Guest memory. It must live longer than the VM it is attached to; [`crate::machine::Machine`]
@@ -101,55 +72,75 @@ impl Backend {
 #[derive(Debug)]
 pub(crate) struct Memory {
     file: File,
+    private: Option<File>,
+    /// The VM's own file of guest_memfd memory that came from the previous kernel. What is preserved again
+    /// is the file that came: a session with this one would keep the VM, and the memory with it.
+    view: Option<File>,
     map: GuestMemoryMmap,
     size: u64,
     backend: Backend,
 }
 
 impl Memory {
-    /// Makes new, empty memory, which is for `vm` if it is of a kind that belongs to a VM.
-    pub(crate) fn create(backend: Backend, size: u64, vm: &VmFd) -> Result<Self> {
+    /// Makes new, empty memory, which is for `vm` if it is of a kind that belongs to a VM. With `sparse`,
+    /// pages of guest_memfd are allocated when the guest touches them.
+    pub(crate) fn create(backend: Backend, size: u64, vm: &VmFd, sparse: bool) -> Result<Self> {
+        let allocated = |flags| {
+            let file = guest_memfd(vm, size, flags)?;
+            if !sparse {
+                fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size)
+                    .with_context(|| format!("there are no {} MiB of memory", size / MIB))?;
+            }
+            Ok::<_, anyhow::Error>(file)
+        };
         let huge = match backend {
-            Backend::Memfd => MemfdFlags::empty(),
+            Backend::Memfd | Backend::SwProtected => MemfdFlags::empty(),
             Backend::Hugetlb2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
             Backend::Hugetlb1G => MemfdFlags::HUGETLB | MemfdFlags::HUGE_1GB,
-            Backend::GuestMemfd => return Self::create_guest_memfd(size, vm),
+            Backend::GuestMemfd => {
+                let files = Files {
+                    memory: allocated(SHARED)?,
+                    private: None,
+                };
+                return Self::adopt(backend, files, size);
+            }
         };
         let fd = memfd_create("guest-ram", MemfdFlags::CLOEXEC | huge)
             .with_context(|| format!("the kernel does not give a memfd for {backend:?}"))?;
         ftruncate(&fd, size).context("the memfd does not take its size")?;
-        Self::adopt(backend, fd.into(), size)
-    }
-
-    fn create_guest_memfd(size: u64, vm: &VmFd) -> Result<Self> {
-        let request = kvm_create_guest_memfd {
-            size,
-            flags: SHARED,
-            ..Default::default()
+        let private = match backend {
+            Backend::SwProtected => Some(allocated(0)?),
+            _ => None,
         };
-        let fd = vm
-            .create_guest_memfd(request)
-            .context("KVM does not give a guest_memfd file that can be mapped")?;
-        // SAFETY: the descriptor is new, and nobody else knows it.
-        let file = unsafe { File::from_raw_fd(fd) };
-        // When it is preserved, nothing can be allocated any more, and the guest may still run.
-        fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size)
-            .with_context(|| format!("there are no {} MiB of memory", size / MIB))?;
-        Self::adopt(Backend::GuestMemfd, file, size)
+        let files = Files {
+            memory: fd.into(),
+            private,
+        };
+        Self::adopt(backend, files, size)
     }
 
     /// Takes over memory that another VMM left.
-    pub(crate) fn adopt(backend: Backend, file: File, size: u64) -> Result<Self> {
+    pub(crate) fn adopt(backend: Backend, files: Files, size: u64) -> Result<Self> {
         ensure!(
             size > 0 && size.is_multiple_of(backend.alignment()),
             "memory of {size} bytes is not a multiple of {} MiB, which {backend:?} needs",
             backend.alignment() / MIB
         );
-        let len = file.metadata()?.len();
+        let Files {
+            memory: file,
+            private,
+        } = files;
         ensure!(
-            len == size,
-            "the file of the guest's memory has {len} bytes and should have {size}"
+            private.is_some() == backend.is_private(),
+            "{backend:?} has another number of files"
         );
+        for file in [Some(&file), private.as_ref()].into_iter().flatten() {
+            let len = file.metadata()?.len();
+            ensure!(
+                len == size,
+                "a file of the guest's memory has {len} bytes and should have {size}"
+            );
+        }
         let region = (
             GuestAddress(RAM_BASE),
             usize::try_from(size)?,
@@ -163,32 +154,47 @@ impl Memory {
         })?;
         Ok(Self {
             file,
+            private,
+            view: None,
             map,
             size,
             backend,
         })
     }
 
+    /// The files that are to be preserved.
+    pub(crate) fn files(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
+        (self.file.as_fd(), self.private.as_ref().map(AsFd::as_fd))
+    }
+
+    /// The file of guest_memfd, if there is one: the one that is preserved, not the VM's.
+    fn guest_memfd(&self) -> Option<&File> {
+        match self.backend {
+            Backend::GuestMemfd => Some(&self.file),
+            _ => self.private.as_ref(),
+        }
+    }
+
     /// Makes memory that another VMM left a part of `vm`, if it is of a kind that belongs to a VM.
     pub(crate) fn link(&mut self, vm: &VmFd) -> Result<()> {
-        if self.backend == Backend::GuestMemfd {
+        if let Some(file) = self.guest_memfd() {
             // SAFETY: `vm` has the descriptor open as long as it is borrowed.
             let vm = unsafe { BorrowedFd::borrow_raw(vm.as_raw_fd()) };
-            self.file = liveupdate::guest_memfd::link(&self.file, vm)?.into();
+            self.view = Some(liveupdate::guest_memfd::link(file, vm)?.into());
         }
         Ok(())
     }
 
     /// Gives the memory to a VM.
     pub(crate) fn attach(&self, vm: &VmFd) -> Result<()> {
-        if self.backend == Backend::GuestMemfd {
+        if let Some(file) = self.view.as_ref().or(self.guest_memfd()) {
             let region = kvm_userspace_memory_region2 {
                 slot: 0,
                 flags: KVM_MEM_GUEST_MEMFD,
                 guest_phys_addr: RAM_BASE,
                 memory_size: self.size,
                 userspace_addr: self.host_address()?,
-                guest_memfd: u32::try_from(self.file.as_raw_fd())?,
+                guest_memfd: u32::try_from(file.as_raw_fd())?,
                 ..Default::default()
             };
             // SAFETY: as below.
@@ -228,44 +234,6 @@ impl Memory {
         RAM_BASE + self.size
     }
 
-    /// The checksum of every byte.
-    pub(crate) fn checksum(&self) -> Result<u64> {
-        let mut buffer = vec![0; CHUNK];
-        let mut sum = 0;
-        for region in self.map.iter() {
-            for offset in (0..region.len()).step_by(CHUNK) {
-                let address = GuestAddress(region.start_addr().0 + offset);
-                self.map.read_slice(&mut buffer, address)?;
-                sum = checksum(sum, &buffer);
-            }
-        }
-        Ok(sum)
-    }
-
-    /// A digest of the numbers of all physical pages that the memory is in.
-    pub(crate) fn pages(&self) -> Result<u64> {
-        use std::os::unix::fs::FileExt;
-
-        let pagemap = File::open("/proc/self/pagemap").context("/proc is needed")?;
-        let mut entries = vec![0; usize::try_from(self.size / PAGE * 8)?];
-        let at = self.host_address()? / PAGE * 8;
-        // An entry tells of a page only if this process has touched it.
-        let mut byte = [0];
-        for offset in (0..self.size).step_by(PAGE as usize) {
-            self.map
-                .read_slice(&mut byte, GuestAddress(RAM_BASE + offset))?;
-        }
-        pagemap.read_exact_at(&mut entries, at)?;
-        let mut numbers = Vec::with_capacity(entries.len());
-        for entry in entries.chunks_exact(8) {
-            // Bits 0 to 54 are the page's number, which only root gets to see.
-            let entry = entry.try_into().map_or(0, u64::from_le_bytes) & ((1 << 55) - 1);
-            ensure!(entry != 0, "the kernel does not tell the numbers of pages");
-            numbers.extend_from_slice(&entry.to_le_bytes());
-        }
-        Ok(checksum(0, &numbers))
-    }
-
     /// Changes one byte in the middle, to show that it is noticed.
     pub(crate) fn damage(&self) -> Result<()> {
         let address = GuestAddress(RAM_BASE + self.size / 2);
@@ -274,8 +242,15 @@ impl Memory {
     }
 }
 
-impl AsFd for Memory {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
+fn guest_memfd(vm: &VmFd, size: u64, flags: u64) -> Result<File> {
+    let request = kvm_create_guest_memfd {
+        size,
+        flags,
+        ..Default::default()
+    };
+    let fd = vm
+        .create_guest_memfd(request)
+        .context("KVM does not give a guest_memfd file of this kind")?;
+    // SAFETY: the descriptor is new, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }

@@ -26,6 +26,10 @@ use anyhow::{
     Context,
     Result, //
 };
+use rustix::fs::{
+    memfd_create,
+    MemfdFlags, //
+};
 use zerocopy::{
     FromBytes,
     FromZeros,
@@ -99,6 +103,9 @@ kinds! {
     Serial = 3,
     /// What the guest has written of a line that is not complete yet.
     Line = 4,
+    /// Private pages, and pages that the guest wants to be converted: see [`crate::memory::Shape`].
+    Private = 5,
+    Waiting = 6,
     Regs = 16,
     Sregs = 17,
     Xsave = 18,
@@ -278,6 +285,17 @@ impl State {
             header.sections
         );
         Ok(Self { sections })
+    }
+
+    /// Puts a state into `kept`, the file of an older one, or into a new file.
+    pub(crate) fn write(state: &[u8], kept: Option<&File>) -> Result<File> {
+        let file = match kept {
+            Some(file) => file.try_clone()?,
+            None => memfd_create("guest-state", MemfdFlags::CLOEXEC)?.into(),
+        };
+        file.set_len(state.len() as u64)?;
+        file.write_all_at(state, 0)?;
+        Ok(file)
     }
 
     /// Marks the state in `file` as used, for good.

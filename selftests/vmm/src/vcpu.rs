@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{
     bail,
+    ensure,
     Context,
     Result, //
 };
@@ -33,6 +34,10 @@ use vmm_sys_util::signal::Killable;
 
 use crate::arch;
 use crate::devices::Devices;
+use crate::memory::{
+    Outcome,
+    Shape, //
+};
 use crate::watch::Watch;
 
 /// Interrupts `KVM_RUN`.
@@ -40,6 +45,9 @@ const KICK: i32 = signal_hook::consts::SIGUSR1;
 
 /// A signal that comes just before `KVM_RUN` is lost, so it is repeated this often.
 const REPEAT: Duration = Duration::from_micros(500);
+
+/// The hypercall's answer to a guest that asks for what there is not: `-KVM_EINVAL`.
+const REFUSED: u64 = (-22i64) as u64;
 
 #[derive(Debug)]
 struct Gate {
@@ -68,6 +76,7 @@ impl Vcpus {
     pub(crate) fn new(
         fds: Vec<VcpuFd>,
         devices: &Arc<Devices>,
+        shape: &Arc<Shape>,
         watch: &Arc<Watch>,
     ) -> Result<Self> {
         // The handler does nothing that matters: the system call returns because of it.
@@ -83,11 +92,15 @@ impl Vcpus {
             .iter()
             .enumerate()
             .map(|(number, fd)| {
-                let (fd, gate, devices, watch) =
-                    (fd.clone(), gate.clone(), devices.clone(), watch.clone());
+                let (fd, gate) = (fd.clone(), gate.clone());
+                let outside = Outside {
+                    devices: devices.clone(),
+                    shape: shape.clone(),
+                    watch: watch.clone(),
+                };
                 thread::Builder::new()
                     .name(format!("vcpu{number}"))
-                    .spawn(move || thread_main(number, &fd, &gate, &devices, &watch))
+                    .spawn(move || thread_main(number, &fd, &gate, &outside))
                     .context("a thread cannot be started")
             })
             .collect::<Result<_>>()?;
@@ -149,7 +162,15 @@ impl Drop for Vcpus {
     }
 }
 
-fn thread_main(number: usize, fd: &Mutex<VcpuFd>, gate: &Gate, devices: &Devices, watch: &Watch) {
+/// What a vCPU meets outside of the guest.
+#[derive(Debug)]
+struct Outside {
+    devices: Arc<Devices>,
+    shape: Arc<Shape>,
+    watch: Arc<Watch>,
+}
+
+fn thread_main(number: usize, fd: &Mutex<VcpuFd>, gate: &Gate, outside: &Outside) {
     loop {
         let mut parked = lock(&gate.parked);
         *parked += 1;
@@ -164,7 +185,8 @@ fn thread_main(number: usize, fd: &Mutex<VcpuFd>, gate: &Gate, devices: &Devices
         drop(parked);
 
         let mut fd = lock(fd);
-        if let Err(error) = run(&mut fd, gate, devices, watch) {
+        if let Err(error) = run(&mut fd, gate, outside) {
+            let watch = &outside.watch;
             watch.fault(format!("vCPU {number} ended: {error:#}"));
             watch.end();
             // What is left to do is to be stopped.
@@ -173,46 +195,90 @@ fn thread_main(number: usize, fd: &Mutex<VcpuFd>, gate: &Gate, devices: &Devices
     }
 }
 
+/// How a stay in the guest ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum End {
+    /// With an exit, which has been handled.
+    Exit,
+    /// With nothing to handle.
+    Interrupted,
+    /// With an exit for which memory must not be preserved.
+    Waits,
+    /// Where there is no memory.
+    Fault,
+}
+
 /// Runs until the gate closes.
-fn run(fd: &mut VcpuFd, gate: &Gate, devices: &Devices, watch: &Watch) -> Result<()> {
+fn run(fd: &mut VcpuFd, gate: &Gate, outside: &Outside) -> Result<()> {
+    let mut faults = 0;
     while !gate.stop.load(Ordering::SeqCst) {
-        let interrupted = enter(fd, devices, watch)?;
-        if !interrupted && gate.first_exit.load(Ordering::Relaxed) == 0 {
+        let end = enter(fd, outside)?;
+        if end != End::Interrupted && gate.first_exit.load(Ordering::Relaxed) == 0 {
             let now = arch::counter();
             let _ = gate
                 .first_exit
                 .compare_exchange(0, now, Ordering::SeqCst, Ordering::Relaxed);
+        }
+        match end {
+            End::Exit | End::Interrupted => faults = 0,
+            End::Fault if !outside.shape.is_frozen() => {
+                // The first one may have been while memory was preserved.
+                faults += 1;
+                ensure!(faults < 3, "the guest has no memory where it wants some");
+            }
+            End::Waits | End::Fault => {
+                outside.shape.waits();
+                while outside.shape.is_frozen() && !gate.stop.load(Ordering::SeqCst) {
+                    thread::sleep(REPEAT);
+                }
+            }
         }
     }
     // KVM finishes the instruction of the last exit when it is entered again, and only then are the
     // registers right.
     fd.set_kvm_immediate_exit(1);
     let completed = (|| {
-        while !enter(fd, devices, watch)? {}
+        while enter(fd, outside)? != End::Interrupted {}
         Ok(())
     })();
     fd.set_kvm_immediate_exit(0);
     completed
 }
 
-/// Enters the guest once. Returns whether that ended without an exit to handle.
-fn enter(fd: &mut VcpuFd, devices: &Devices, watch: &Watch) -> Result<bool> {
+/// Enters the guest once.
+fn enter(fd: &mut VcpuFd, outside: &Outside) -> Result<End> {
+    let Outside {
+        devices,
+        shape,
+        watch,
+    } = outside;
     match fd.run() {
-        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => Ok(true),
-        Err(error) => Err(error).context("KVM_RUN"),
-        Ok(exit) => {
-            match exit {
-                VcpuExit::IoOut(port, data) => devices.write(u64::from(port), data)?,
-                VcpuExit::IoIn(port, data) => devices.read(u64::from(port), data),
-                VcpuExit::MmioWrite(address, data) => devices.write(address, data)?,
-                VcpuExit::MmioRead(address, data) => devices.read(address, data),
-                VcpuExit::Shutdown | VcpuExit::SystemEvent(..) => {
-                    watch.end();
-                    bail!("the guest switched itself off");
-                }
-                other => bail!("an exit that should not happen: {other:?}"),
-            }
-            Ok(false)
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+            return Ok(End::Interrupted)
         }
+        Err(error) if error.errno() == libc::EFAULT => return Ok(End::Fault),
+        Err(error) => return Err(error).context("KVM_RUN"),
+        Ok(VcpuExit::IoOut(port, data)) => devices.write(u64::from(port), data)?,
+        Ok(VcpuExit::IoIn(port, data)) => devices.read(u64::from(port), data),
+        Ok(VcpuExit::MmioWrite(address, data)) => devices.write(address, data)?,
+        Ok(VcpuExit::MmioRead(address, data)) => devices.read(address, data),
+        Ok(VcpuExit::MemoryFault { .. }) => return Ok(End::Fault),
+        Ok(VcpuExit::Hypercall(call)) if call.nr == arch::MAP_GPA_RANGE => {
+            let [address, count, flags, ..] = call.args;
+            let outcome = shape.convert(address, count, flags & arch::MAP_PRIVATE != 0)?;
+            *call.ret = match outcome {
+                Outcome::Done | Outcome::Later => 0,
+                Outcome::Refused => REFUSED,
+            };
+            if outcome == Outcome::Later {
+                return Ok(End::Waits);
+            }
+        }
+        Ok(VcpuExit::Shutdown | VcpuExit::SystemEvent(..)) => {
+            watch.end();
+            bail!("the guest switched itself off");
+        }
+        Ok(other) => bail!("an exit that should not happen: {other:?}"),
     }
+    Ok(End::Exit)
 }

@@ -81,9 +81,15 @@ pub fn tell_init(line: &str) -> io::Result<()> {
 /// The line on the console is the last thing the host can see of this kernel, so it carries the
 /// clocks from which the blackout is counted.
 pub fn jump() -> Errno {
-    if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/console") {
+    let open = |path| std::fs::OpenOptions::new().write(true).open(path);
+    // The kernel puts a time in front of it, by which the counter at its other messages can be told: the
+    // last one says when nothing is left but to jump. What cannot be written is no reason to stay.
+    if let Ok(mut messages) = open("/dev/kmsg") {
+        let (ticks, _) = ticks();
+        let _ = messages.write_all(format!("lu-init: ticks={ticks}\n").as_bytes());
+    }
+    if let Ok(mut console) = open("/dev/console") {
         let (ticks, hz) = ticks();
-        // A console that cannot be written to is no reason to stay.
         let _ = writeln!(
             console,
             "lu-init: live update up={} ticks={ticks} hz={hz}",

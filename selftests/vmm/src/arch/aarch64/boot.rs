@@ -39,7 +39,7 @@ const TREE: u64 = 64 << 10;
 pub(crate) fn boot(guest: &Guest, memory: &Memory, vcpus: &[VcpuFd]) -> Result<()> {
     let first = vcpus.first().context("a guest has a vCPU")?;
     let (entry, argument) = match guest {
-        Guest::Tiny => (tiny::load(memory)?, tiny::ledger()),
+        Guest::Tiny { sparse } => (tiny::load(memory, *sparse)?, tiny::ledger()),
         Guest::Linux {
             kernel,
             initrd,

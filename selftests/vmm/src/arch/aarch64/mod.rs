@@ -34,6 +34,10 @@ pub(crate) const RAM_MAX: u64 = 8 << 30;
 pub(crate) const BEAT: u64 = 0x0901_0000;
 pub(crate) const FAULT: u64 = 0x0901_0008;
 
+/// A guest converts memory: there are no VMs here that could.
+pub(crate) const MAP_GPA_RANGE: u64 = u64::MAX;
+pub(crate) const MAP_PRIVATE: u64 = 1 << 4;
+
 const SERIAL: std::ops::Range<u64> = 0x0900_0000..0x0900_1000;
 /// The serial port's interrupt, counted from the first shared one.
 const SERIAL_SPI: u32 = 1;

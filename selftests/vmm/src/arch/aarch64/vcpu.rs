@@ -63,12 +63,15 @@ fn read(vcpu: &VcpuFd, id: u64) -> Result<Register> {
 pub(crate) struct Clock {
     /// The counter when the guest's counters were read.
     then: u64,
+    /// For tests: the guest's counter is set back.
+    back: bool,
 }
 
 impl Clock {
-    pub(crate) fn new(state: &State) -> Result<Self> {
+    pub(crate) fn new(state: &State, back: bool) -> Result<Self> {
         Ok(Self {
             then: state.get(Kind::Counter, 0)?,
+            back,
         })
     }
 
@@ -124,7 +127,10 @@ pub(crate) fn restore_vcpu(
             // The guest's time goes on by what has passed; if that cannot be known, by nothing.
             let [low @ .., _, _, _, _, _, _, _, _] = register.value;
             let passed = counter().saturating_sub(clock.then);
-            let count = u64::from_le_bytes(low).saturating_add(passed);
+            let count = match clock.back {
+                false => u64::from_le_bytes(low).saturating_add(passed),
+                true => u64::from_le_bytes(low) / 2,
+            };
             register.value = u128::from(count).to_le_bytes();
         }
         let value = register.value.get(..size).context("checked above")?;

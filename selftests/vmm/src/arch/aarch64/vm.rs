@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use anyhow::{
+    ensure,
     Context,
     Result, //
 };
@@ -34,7 +35,11 @@ pub(crate) struct Vm {
 }
 
 /// Makes a VM with its interrupt controller.
-pub(crate) fn create_vm(kvm: &Kvm) -> Result<Vm> {
+pub(crate) fn create_vm(kvm: &Kvm, private: bool) -> Result<Vm> {
+    ensure!(
+        !private,
+        "KVM has no VMs with private memory on this architecture"
+    );
     let fd = kvm.create_vm().context("KVM does not make a VM")?;
     let gic = gic::create(&fd).context("KVM makes no GICv3")?;
     Ok(Vm {

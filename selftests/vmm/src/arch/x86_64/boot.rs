@@ -122,8 +122,8 @@ pub(crate) fn boot(guest: &Guest, memory: &Memory, vcpus: &[VcpuFd]) -> Result<(
     let first = vcpus.first().context("a guest has a vCPU")?;
     tables(memory.map())?;
     let regs = match guest {
-        Guest::Tiny => kvm_regs {
-            rip: tiny::load(memory)?,
+        Guest::Tiny { sparse } => kvm_regs {
+            rip: tiny::load(memory, *sparse)?,
             rdi: tiny::ledger(),
             rsp: STACK,
             rflags: 2,

@@ -33,6 +33,10 @@ pub(crate) const RAM_MAX: u64 = 3 << 30;
 pub(crate) const BEAT: u64 = 0x510;
 pub(crate) const FAULT: u64 = 0x514;
 
+/// `KVM_HC_MAP_GPA_RANGE`: a guest converts memory. Of its flags, that it is to be private.
+pub(crate) const MAP_GPA_RANGE: u64 = 12;
+pub(crate) const MAP_PRIVATE: u64 = 1 << 4;
+
 const SERIAL: std::ops::Range<u64> = 0x3f8..0x400;
 
 /// Which register of the serial port is at `address`.

@@ -72,14 +72,17 @@ struct Tsc {
 pub(crate) struct Clock {
     /// The offset of the guest's TSC, if the host's does not go on from where it was.
     reset: Option<u64>,
+    /// For tests: the guest's counter is set back.
+    back: bool,
 }
 
 impl Clock {
-    pub(crate) fn new(state: &State) -> Result<Self> {
+    pub(crate) fn new(state: &State, back: bool) -> Result<Self> {
         let first: Tsc = state.get(Kind::Tsc, 0)?;
         let now = counter();
         Ok(Self {
             reset: (now < first.host).then(|| first.guest.wrapping_sub(now)),
+            back,
         })
     }
 }
@@ -210,7 +213,11 @@ pub(super) fn set_tsc_offset(vcpu: &VcpuFd, offset: u64) -> Result<()> {
 fn restore_tsc(vcpu: &VcpuFd, saved: Tsc, clock: Clock) -> Result<()> {
     let Some(offset) = clock.reset else {
         // It is the same TSC at the same rate, whatever this kernel measures it to be.
-        return set_tsc_offset(vcpu, saved.offset);
+        let offset = match clock.back {
+            false => saved.offset,
+            true => (saved.guest / 2).wrapping_sub(counter()),
+        };
+        return set_tsc_offset(vcpu, offset);
     };
     let khz = u64::from(vcpu.get_tsc_khz()?);
     // Two measurements of one clock differ a little; another clock needs a CPU that can scale it.

@@ -2,6 +2,8 @@
 
 //! The VM as a whole: interrupt controllers, timer, clock.
 
+use std::sync::Arc;
+
 use anyhow::{
     ensure,
     Context,
@@ -9,15 +11,18 @@ use anyhow::{
 };
 use kvm_bindings::{
     kvm_clock_data,
+    kvm_enable_cap,
     kvm_irqchip,
     kvm_pit_config,
     kvm_pit_state2,
     CpuId,
+    KVM_CAP_EXIT_HYPERCALL,
     KVM_IRQCHIP_IOAPIC,
     KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE,
     KVM_MAX_CPUID_ENTRIES,
-    KVM_PIT_SPEAKER_DUMMY, //
+    KVM_PIT_SPEAKER_DUMMY,
+    KVM_X86_SW_PROTECTED_VM, //
 };
 use kvm_ioctls::{
     Cap,
@@ -51,12 +56,25 @@ const SVM: u32 = 1 << 2;
 /// A VM.
 #[derive(Debug)]
 pub(crate) struct Vm {
-    pub(crate) fd: VmFd,
+    pub(crate) fd: Arc<VmFd>,
 }
 
-/// Makes a VM with its interrupt controllers and timer.
-pub(crate) fn create_vm(kvm: &Kvm) -> Result<Vm> {
-    let vm = kvm.create_vm().context("KVM does not make a VM")?;
+/// Makes a VM with its interrupt controllers and timer, with private memory or without.
+pub(crate) fn create_vm(kvm: &Kvm, private: bool) -> Result<Vm> {
+    let kind = if private { KVM_X86_SW_PROTECTED_VM } else { 0 };
+    let vm = kvm
+        .create_vm_with_type(u64::from(kind))
+        .with_context(|| format!("KVM does not make a VM of type {kind}"))?;
+    if private {
+        // The guest's conversions are not KVM's business.
+        let hypercalls = kvm_enable_cap {
+            cap: KVM_CAP_EXIT_HYPERCALL,
+            args: [1 << super::MAP_GPA_RANGE, 0, 0, 0],
+            ..Default::default()
+        };
+        vm.enable_cap(&hypercalls)
+            .context("KVM does not pass on hypercalls")?;
+    }
     vm.set_tss_address(TSS)?;
     vm.create_irq_chip()
         .context("KVM makes no interrupt controllers")?;
@@ -65,7 +83,7 @@ pub(crate) fn create_vm(kvm: &Kvm) -> Result<Vm> {
         ..Default::default()
     };
     vm.create_pit2(pit).context("KVM makes no timer")?;
-    Ok(Vm { fd: vm })
+    Ok(Vm { fd: Arc::new(vm) })
 }
 
 /// Makes vCPUs that the guest can tell apart.
