@@ -222,3 +222,47 @@ impl Machine {
         writer.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(record: Record) -> Result<Record> {
+        let mut writer = Writer::default();
+        writer.put(Kind::Guest, 0, &record)?;
+        Record::read(&State::read(&State::write(&writer.finish()?, None)?)?)
+    }
+
+    #[test]
+    fn what_this_vmm_does_not_know_is_refused() {
+        let good = Record {
+            size: 32 << 20,
+            beat: 1,
+            checksum: 0,
+            pages: 0,
+            vcpus: 2,
+            backend: 1,
+            flags: CHECKED,
+            reserved: 0,
+        };
+        assert!(read(good).is_ok());
+        assert!(read(Record { flags: 2, ..good }).is_err());
+        assert!(read(Record {
+            reserved: 1,
+            ..good
+        })
+        .is_err());
+        assert!(read(Record { vcpus: 0, ..good }).is_err());
+        assert!(read(Record { vcpus: 9, ..good }).is_err());
+        assert!(read(Record { size: 0, ..good }).is_err());
+        assert!(read(Record {
+            size: u64::MAX,
+            ..good
+        })
+        .is_err());
+        for (number, known) in (0..8).zip([false, true, true, true, true, true, false, false]) {
+            assert_eq!(Backend::from_number(number).is_ok(), known);
+            assert!(!known || Backend::from_number(number).unwrap().number() == number);
+        }
+    }
+}

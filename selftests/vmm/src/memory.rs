@@ -83,16 +83,23 @@ pub(crate) struct Memory {
 
 impl Memory {
     /// Makes new, empty memory, which is for `vm` if it is of a kind that belongs to a VM. With `sparse`,
-    /// pages of guest_memfd are allocated when the guest touches them.
+    /// pages are allocated when the guest touches them; those of a memfd always are.
     pub(crate) fn create(backend: Backend, size: u64, vm: &VmFd, sparse: bool) -> Result<Self> {
+        let fill = |file: &File| {
+            fallocate(file, FallocateFlags::KEEP_SIZE, 0, size)
+                .with_context(|| format!("there are no {} MiB of {backend:?}", size / MIB))
+        };
         let allocated = |flags| {
             let file = guest_memfd(vm, size, flags)?;
             if !sparse {
-                fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size)
-                    .with_context(|| format!("there are no {} MiB of memory", size / MIB))?;
+                fill(&file)?;
             }
             Ok::<_, anyhow::Error>(file)
         };
+        ensure!(
+            !sparse || backend.tells_pages(),
+            "where huge pages have holes cannot be told, so there must be none"
+        );
         let huge = match backend {
             Backend::Memfd | Backend::SwProtected => MemfdFlags::empty(),
             Backend::Hugetlb2M => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
@@ -108,12 +115,16 @@ impl Memory {
         let fd = memfd_create("guest-ram", MemfdFlags::CLOEXEC | huge)
             .with_context(|| format!("the kernel does not give a memfd for {backend:?}"))?;
         ftruncate(&fd, size).context("the memfd does not take its size")?;
+        let file = File::from(fd);
+        if !backend.tells_pages() {
+            fill(&file)?;
+        }
         let private = match backend {
             Backend::SwProtected => Some(allocated(0)?),
             _ => None,
         };
         let files = Files {
-            memory: fd.into(),
+            memory: file,
             private,
         };
         Self::adopt(backend, files, size)

@@ -65,6 +65,11 @@ impl Part {
     fn end(&self) -> Option<u64> {
         self.first.checked_add(self.count)
     }
+
+    /// Whether it is a part of a memory of so many pages.
+    fn is_valid(&self, pages: u64) -> bool {
+        self.private <= 1 && self.count > 0 && self.end().is_some_and(|end| end <= pages)
+    }
 }
 
 /// What became of a request to convert.
@@ -129,9 +134,10 @@ impl Shape {
         shape.frozen.store(true, Ordering::SeqCst);
         if let Some(private) = &shape.private {
             let mut pages = private.lock();
+            let count = memory.size / PAGE;
             for part in state.list::<Part>(Kind::Private, 0)? {
                 ensure!(
-                    part.private == 1 && part.end().is_some_and(|end| end <= memory.size / PAGE),
+                    part.private == 1 && part.is_valid(count),
                     "the state has private pages where there is no memory"
                 );
                 if !forget {
@@ -140,8 +146,7 @@ impl Shape {
             }
             pages.waiting = state.list(Kind::Waiting, 0)?;
             ensure!(
-                pages.waiting.iter().all(|part| part.private <= 1
-                    && part.end().is_some_and(|end| end <= memory.size / PAGE)),
+                pages.waiting.iter().all(|part| part.is_valid(count)),
                 "the state has conversions where there is no memory"
             );
         }
@@ -222,10 +227,7 @@ impl Shape {
             count,
             private: u64::from(private),
         };
-        let inside = part
-            .end()
-            .is_some_and(|end| end <= pages.private.len() as u64);
-        if !address.is_multiple_of(PAGE) || count == 0 || !inside {
+        if !address.is_multiple_of(PAGE) || !part.is_valid(pages.private.len() as u64) {
             return Ok(Outcome::Refused);
         }
         if self.is_frozen() {
@@ -329,6 +331,27 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_outside_of_memory_are_refused() {
+        let part = |first, count, private| Part {
+            first,
+            count,
+            private,
+        };
+        assert!(part(0, 8, 1).is_valid(8));
+        assert!(part(7, 1, 0).is_valid(8));
+        for (first, count, private) in [
+            (0, 9, 1),
+            (8, 1, 1),
+            (1, 0, 1),
+            (0, 8, 2),
+            (u64::MAX, 1, 0),
+            (1, u64::MAX, 0),
+        ] {
+            assert!(!part(first, count, private).is_valid(8));
+        }
+    }
 
     #[test]
     fn private_pages_are_saved_as_runs() {
