@@ -30,7 +30,7 @@ use serde::{
 
 use crate::watch::Progress;
 
-const DIRECTORY: &str = "/run/vmm";
+pub(crate) const DIRECTORY: &str = "/run/vmm";
 /// A VMM that was just started needs a moment until it listens.
 const PATIENCE: Duration = Duration::from_secs(10);
 

@@ -42,8 +42,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(crate) struct Keeper {
     name: SessionName,
-    /// The name while the session of the previous kernel is still there.
-    other: SessionName,
     /// The socket of `luoctl hold`; without it, this process keeps its session itself.
     hold: Option<PathBuf>,
 }
@@ -66,67 +64,50 @@ impl Keeper {
     pub(crate) fn new(name: &str, hold: Option<&Path>) -> Result<Self> {
         Ok(Self {
             name: SessionName::new(name)?,
-            other: SessionName::new(format!("{name}.next"))?,
             hold: hold.map(Path::to_owned),
         })
     }
 
-    fn reversed(&self) -> Self {
-        Self {
-            name: self.other.clone(),
-            other: self.name.clone(),
-            hold: self.hold.clone(),
-        }
+    /// Makes a session for the next live update.
+    pub(crate) fn create(&self) -> Result<Outgoing> {
+        let session = match &self.hold {
+            Some(socket) => Client::connect(socket)?.create(&self.name)?,
+            None => LiveUpdate::open_wait(PATIENCE)?.create_session(&self.name)?,
+        };
+        Ok(Outgoing {
+            session,
+            keeper: self.clone(),
+        })
     }
 
-    /// Makes a session for the next live update; `kept` is the one of the previous kernel if it is still
-    /// there.
-    pub(crate) fn create(&self, kept: Option<&Incoming>) -> Result<Outgoing> {
-        let keeper = match kept {
-            Some(kept) => kept.keeper.reversed(),
-            None => self.clone(),
-        };
-        let session = match &keeper.hold {
-            Some(socket) => Client::connect(socket)?.create(&keeper.name)?,
-            None => LiveUpdate::open_wait(PATIENCE)?.create_session(&keeper.name)?,
-        };
-        Ok(Outgoing { session, keeper })
-    }
-
-    /// Finds the session that the previous kernel left, or that an earlier VMM had in this kernel. What that
-    /// one prepared for the next kernel is given up.
-    pub(crate) fn find(&self) -> Result<Incoming> {
-        let Some(socket) = &self.hold else {
-            return Ok(Incoming {
-                session: LiveUpdate::open_wait(PATIENCE)?.retrieve_session(&self.name)?,
-                keeper: self.clone(),
-            });
-        };
-        let client = Client::connect(socket)?;
-        for keeper in [self.clone(), self.reversed()] {
-            if let Ok(Held::Incoming(session)) = client.get(&keeper.name) {
-                if matches!(client.get(&keeper.other), Ok(Held::Outgoing(_))) {
-                    client.release(&keeper.other)?;
-                }
-                return Ok(Incoming { session, keeper });
+    /// Gives up what another VMM of this kernel prepared for the next one, if that is there.
+    pub(crate) fn give_up(&self) -> Result<()> {
+        if let Some(socket) = &self.hold {
+            let client = Client::connect(socket)?;
+            if matches!(client.get(&self.name), Ok(Held::Outgoing(_))) {
+                client.release(&self.name)?;
             }
         }
-        if matches!(client.get(&self.name), Ok(Held::Outgoing(_))) {
-            bail!("the session was made in this kernel");
-        }
-        match client.retrieve(&self.name) {
-            Ok(session) => Ok(Incoming {
-                session,
-                keeper: self.clone(),
-            }),
-            Err(error) => match client.retrieve(&self.other) {
-                Ok(session) => Ok(Incoming {
-                    session,
-                    keeper: self.reversed(),
-                }),
-                Err(_) => Err(error.into()),
-            },
-        }
+        Ok(())
+    }
+
+    /// Finds the session that the previous kernel left, or that an earlier VMM had in this kernel.
+    pub(crate) fn find(&self) -> Result<Incoming> {
+        let session = match &self.hold {
+            Some(socket) => {
+                let client = Client::connect(socket)?;
+                match client.get(&self.name) {
+                    Ok(Held::Incoming(session)) => session,
+                    Ok(Held::Outgoing(_)) => bail!("the session was made in this kernel"),
+                    Err(_) => client.retrieve(&self.name)?,
+                }
+            }
+            None => LiveUpdate::open_wait(PATIENCE)?.retrieve_session(&self.name)?,
+        };
+        Ok(Incoming {
+            session,
+            keeper: self.clone(),
+        })
     }
 }
 

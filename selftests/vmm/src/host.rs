@@ -37,7 +37,6 @@ use crate::control::{
     Saved, //
 };
 use crate::handover::{
-    Incoming,
     Keeper,
     Outgoing, //
 };
@@ -52,9 +51,8 @@ pub(crate) struct Host {
     machine: Machine,
     /// There while the guest is suspended.
     suspended: Mutex<Option<Outgoing>>,
-    /// The session that the guest came in and the file of its state, if they are to be there for the next
-    /// VMM of this kernel.
-    kept: Option<(Incoming, File)>,
+    /// The file of the state that a VMM of this kernel would go on from, if there is to be one.
+    kept: Option<File>,
 }
 
 impl Host {
@@ -169,11 +167,7 @@ impl Host {
             "the guest is not well: {}",
             faults.join("; ")
         );
-        let (kept, old_state) = match &self.kept {
-            Some((session, state)) => (Some(session), Some(state)),
-            None => (None, None),
-        };
-        let session = Keeper::new(&self.name, hold)?.create(kept)?;
+        let session = Keeper::new(&self.name, hold)?.create()?;
         machine.shape.freeze();
         let saved = (|| {
             // The bulk goes first, while the guest still runs.
@@ -186,7 +180,7 @@ impl Host {
             timeline.mark();
             at(Saved::Stop)?;
             let state = machine.save(&mut timeline, check)?;
-            session.state(&State::write(&state, old_state)?)?;
+            session.state(&State::write(&state, self.kept.as_ref())?)?;
             at(Saved::State)?;
             Ok(timeline)
         })();
@@ -232,7 +226,7 @@ impl Host {
 
     /// Lets the guest run when its memory is not preserved any more.
     fn runs_on(&self) -> Result<()> {
-        if let Some((_, state)) = &self.kept {
+        if let Some(state) = &self.kept {
             State::claim(state)?;
         }
         self.machine.shape.thaw()?;

@@ -12,6 +12,7 @@ mod devices;
 mod guest;
 mod handover;
 mod host;
+mod keeper;
 mod machine;
 mod memory;
 mod state;
@@ -109,10 +110,13 @@ enum Action {
         /// Get the session from `luoctl hold`, at this socket.
         #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = liveupdate::hold::SOCKET)]
         hold: Option<PathBuf>,
-        /// Do not finish the session, so that another VMM of this kernel can take the guest over when it is
-        /// suspended again.
-        #[arg(long, requires = "hold")]
+        /// Start a process that keeps the guest's files, so that another VMM of this kernel can take the guest
+        /// over when it is suspended again.
+        #[arg(long)]
         keep: bool,
+        /// Take the guest over from a VMM of this kernel that died.
+        #[arg(long)]
+        kept: bool,
         /// Do not compare checksums.
         #[arg(long)]
         skip_check: bool,
@@ -138,6 +142,9 @@ enum Action {
     },
     /// End a guest.
     Stop,
+    /// Have files open.
+    #[command(hide = true)]
+    Keep,
 }
 
 fn perform(cli: Cli) -> Result<()> {
@@ -168,6 +175,7 @@ fn perform(cli: Cli) -> Result<()> {
         Action::Resume {
             hold,
             keep,
+            kept,
             skip_check,
             damage,
             damage_state,
@@ -178,6 +186,7 @@ fn perform(cli: Cli) -> Result<()> {
             let how = Resume {
                 hold: hold.as_deref(),
                 keep,
+                kept,
                 skip_check,
                 damage,
                 damage_state,
@@ -204,6 +213,9 @@ fn perform(cli: Cli) -> Result<()> {
         ),
         Action::Continue => tell(&name, &Request::Continue),
         Action::Wait { beats, seconds } => tell(&name, &Request::Wait { beats, seconds }),
+        Action::Keep => loop {
+            std::thread::park();
+        },
         Action::Stop => tell(&name, &Request::Stop),
     }
 }

@@ -173,6 +173,14 @@ impl Memory {
         })
     }
 
+    /// The files that are preserved, once more.
+    pub(crate) fn duplicates(&self) -> Result<Files> {
+        Ok(Files {
+            memory: self.file.try_clone()?,
+            private: self.private.as_ref().map(File::try_clone).transpose()?,
+        })
+    }
+
     /// The files that are to be preserved.
     pub(crate) fn files(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
         (self.file.as_fd(), self.private.as_ref().map(AsFd::as_fd))

@@ -2,6 +2,7 @@
 
 //! Takes a guest over.
 
+use std::fs::File;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process;
@@ -20,7 +21,11 @@ use super::{
     Host, //
 };
 use crate::arch;
-use crate::handover::Keeper;
+use crate::handover::{
+    Incoming,
+    Keeper, //
+};
+use crate::keeper;
 use crate::machine::{
     Machine,
     Record,
@@ -62,6 +67,7 @@ pub(crate) enum Step {
 pub(crate) struct Resume<'a> {
     pub(crate) hold: Option<&'a Path>,
     pub(crate) keep: bool,
+    pub(crate) kept: bool,
     pub(crate) skip_check: bool,
     pub(crate) damage: bool,
     pub(crate) damage_state: bool,
@@ -78,9 +84,17 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
         }
     };
     let began = arch::counter();
-    let incoming = Keeper::new(name, how.hold)?.find()?;
+    let sessions = Keeper::new(name, how.hold)?;
+    let incoming = match how.kept {
+        false => Some(sessions.find()?),
+        // A session that has the files keeps any VM from having them.
+        true => sessions.give_up().map(|()| None)?,
+    };
     died(Step::Session);
-    let state_file = incoming.state()?;
+    let state_file = match &incoming {
+        Some(incoming) => incoming.state()?,
+        None => keeper::state(name)?,
+    };
     died(Step::State);
     if how.damage_state {
         State::damage(&state_file)?;
@@ -88,7 +102,11 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
     let state = State::read(&state_file).context("the guest's state")?;
     let record = Record::read(&state)?;
     let backend = Backend::from_number(record.backend)?;
-    let memory = Memory::adopt(backend, incoming.memory(backend)?, record.size)?;
+    let files = match &incoming {
+        Some(incoming) => incoming.memory(backend)?,
+        None => keeper::memory(name, backend.is_private())?,
+    };
+    let memory = Memory::adopt(backend, files, record.size)?;
     let retrieved = arch::counter();
     died(Step::Retrieve);
 
@@ -120,18 +138,28 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
     let mut host = Host::new(name, machine);
     host.machine.shape.thaw()?;
     host.machine.vcpus.start();
-    if how.keep {
-        host.kept = Some((incoming, state_file));
-    } else if let Err(error) = incoming.finish() {
-        // The guest runs, and nobody can resume it again: whatever fails now must not end it.
+    // The guest runs, and nobody can resume it again: whatever fails now must not end it.
+    if let Some(Err(error)) = incoming.map(Incoming::finish) {
         host.say(&format!(
             "the session cannot be finished, its memory stays pinned until it is: {error:#}"
         ));
+    }
+    if how.kept {
+        host.kept = Some(state_file);
+    } else if how.keep {
+        match keep(&host, &state_file) {
+            Ok(()) => host.kept = Some(state_file),
+            Err(error) => host.say(&format!("nobody keeps the guest's files: {error:#}")),
+        }
     }
     thread::scope(|scope| {
         scope.spawn(|| host.tell_first(timeline, record.beat));
         host.serve(listener)
     })
+}
+
+fn keep(host: &Host, state: &File) -> Result<()> {
+    keeper::start(&host.name, state, &host.machine.memory.duplicates()?)
 }
 
 fn compare(name: &str, memory: &Memory, record: &Record) -> Result<()> {
