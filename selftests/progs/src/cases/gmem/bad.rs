@@ -89,6 +89,12 @@ fn runs(memory: &OwnedFd) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
+/// Where the longest run is.
+fn longest(runs: &[Run]) -> usize {
+    let runs = runs.iter().enumerate();
+    runs.max_by_key(|(_, run)| run.nr).map_or(0, |(nr, _)| nr)
+}
+
 /// Pages that cannot be found any more.
 #[derive(Clone, Copy, PartialEq)]
 enum Lost {
@@ -97,7 +103,7 @@ enum Lost {
     First,
     /// Those of the second record.
     Second,
-    /// All but the first page of the first record.
+    /// All but the first page of the longest record.
     Rest,
     All,
 }
@@ -116,7 +122,7 @@ impl Lost {
             Nothing => 0,
             First => runs[0].nr,
             Second => runs[1].nr,
-            Rest => runs[0].nr - 1,
+            Rest => runs[longest(runs)].nr - 1,
             All => PAGES,
         }
     }
@@ -152,6 +158,12 @@ fn forge(nr: usize, at: u64, value: u64) -> Vec<String> {
 /// The second word of a record.
 fn place(index: u64, nr: u64) -> u64 {
     nr << 32 | index
+}
+
+/// The longest record, with a single page.
+fn shorten(runs: &[Run]) -> Vec<String> {
+    let nr = longest(runs);
+    forge(nr, 8, place(runs[nr].index, 1))
 }
 
 /// The word of the header with the number of records, order, page size and reserved bits.
@@ -225,15 +237,15 @@ const BAD: &[Bad] = bad! {
     "pfn-finish" None, First, |_| forge(0, 0, 1);
     // Two at the same place: the second one is not found any more.
     "pfn-twice" NOT_THERE, Second, |runs| forge(1, 0, runs[0].pfn);
-    "pfn-changed" INVALID, First, |runs| poke(0, 0, runs[0].pfn ^ 1 << 51);
+    "pfn-changed" NOT_THERE, First, |runs| poke(0, 0, runs[0].pfn ^ 1 << 51);
     "pfn-records" NOT_THERE, First, |_| vec!["poke own 0 records".into(), "sum".into()];
     "pfn-chunk" NOT_THERE, First, |_| vec!["poke own 0 chunk".into(), "sum".into()];
     "index-overlap" INVALID, Nothing, |runs| forge(1, 8, place(0, runs[1].nr));
     "index-outside" INVALID, Nothing, |runs| forge(0, 8, place(END, runs[0].nr));
     "index-changed" INVALID, Nothing, |runs| poke(0, 8, place(1 << 31, runs[0].nr));
     "nr-zero" INVALID, First, |runs| forge(0, 8, place(runs[0].index, 0));
-    "nr-less" INVALID, Rest, |runs| forge(0, 8, place(runs[0].index, 1));
-    "nr-less-finish" None, Rest, |runs| forge(0, 8, place(runs[0].index, 1));
+    "nr-less" INVALID, Rest, shorten;
+    "nr-less-finish" None, Rest, shorten;
 };
 
 /// A file among those that are damaged, with the last token.
