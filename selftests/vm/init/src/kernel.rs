@@ -2,17 +2,17 @@
 
 //! Modules, the next kernel's image, and what there is to know about the running one.
 
-use std::ffi::CString;
 use std::fs::{
     self,
     File, //
 };
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::{
     Path,
     PathBuf, //
 };
+
+use lu_init::kexec;
 
 use crate::Failure;
 
@@ -54,28 +54,9 @@ pub(crate) fn load_module(path: &Path) -> Result<(), Failure> {
 pub(crate) fn load_next(stage: &Path, initrd: &Path) -> Result<(), Failure> {
     let fail =
         |error: io::Error| Failure::new("loading the next kernel with kexec_file_load", error);
-    let kernel = File::open(stage.join("kernel")).map_err(fail)?;
-    let initrd = File::open(initrd).map_err(fail)?;
     let line = fs::read_to_string(stage.join("cmdline")).map_err(fail)?;
-    let line =
-        CString::new(line.trim_end()).map_err(|_| fail(io::ErrorKind::InvalidData.into()))?;
 
-    // SAFETY: both descriptors are open for the time of the call, and the string is as long as is
-    // said, its NUL included. The kernel only reads them.
-    let done = unsafe {
-        libc::syscall(
-            libc::SYS_kexec_file_load,
-            kernel.as_raw_fd(),
-            initrd.as_raw_fd(),
-            line.as_bytes_with_nul().len(),
-            line.as_ptr(),
-            0,
-        )
-    };
-    if done != 0 {
-        return Err(fail(io::Error::last_os_error()));
-    }
-    Ok(())
+    kexec::load(&stage.join("kernel"), Some(initrd), &line).map_err(fail)
 }
 
 /// The kernel's taint bits.

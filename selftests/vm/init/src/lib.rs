@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What `lu-init` and `lu-reboot` share: clocks, the socket between them, and the jump.
+//! What `lu-init` and `lu-reboot` share: clocks, the socket between them, loading a kernel, and the jump.
 
 use std::io::{
     self,
@@ -24,6 +24,7 @@ use rustix::time::{
     ClockId, //
 };
 
+pub mod kexec;
 pub mod record;
 
 /// Name of the abstract socket on which init takes marks from other processes.

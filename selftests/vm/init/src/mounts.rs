@@ -113,9 +113,10 @@ pub(crate) fn applets() -> Result<(), Failure> {
             io::Error::other(status.to_string()),
         ));
     }
-    for (name, program) in [("lu-reboot", "/lu-reboot"), ("lu-mark", "/lu-reboot")] {
+    for name in ["lu-reboot", "lu-load", "lu-mark"] {
         let link = format!("/bin/{name}");
-        symlink(program, &link).map_err(|error| Failure::new(format!("linking {link}"), error))?;
+        symlink("/lu-reboot", &link)
+            .map_err(|error| Failure::new(format!("linking {link}"), error))?;
     }
     Ok(())
 }

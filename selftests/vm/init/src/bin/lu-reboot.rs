@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! `lu-reboot`: jumps into the loaded kernel from within a stage, or says why the kernel refuses.
-//! Called as `lu-mark NAME` it puts a mark on the host's timeline.
+//! Called as `lu-load KERNEL [INITRD]` it loads another kernel to jump into, as `lu-mark NAME` it puts a mark
+//! on the host's timeline.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use lu_init::{
     jump,
+    kexec,
     tell_init, //
 };
 
@@ -16,6 +19,9 @@ fn main() -> ExitCode {
 
     if called.ends_with("lu-mark") {
         return mark(args.next());
+    }
+    if called.ends_with("lu-load") {
+        return load(args.next(), args.next());
     }
     if args.next().is_some() {
         eprintln!("usage: lu-reboot    (jumps into the next stage; its exit status is the errno)");
@@ -31,6 +37,22 @@ fn main() -> ExitCode {
         eprintln!("lu-reboot: init does not answer ({error})");
     }
     ExitCode::from(u8::try_from(errno.raw_os_error()).unwrap_or(255))
+}
+
+fn load(kernel: Option<String>, initrd: Option<String>) -> ExitCode {
+    let Some(kernel) = kernel else {
+        eprintln!("usage: lu-load KERNEL [INITRD]    (instead of the next stage's; its exit status is the errno)");
+        return ExitCode::from(255);
+    };
+    let line = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
+    match kexec::load(Path::new(&kernel), initrd.as_deref().map(Path::new), &line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("lu-load: the kernel refused {kernel}: {error}");
+            let errno = error.raw_os_error().unwrap_or(255);
+            ExitCode::from(u8::try_from(errno).unwrap_or(255))
+        }
+    }
 }
 
 fn mark(name: Option<String>) -> ExitCode {
