@@ -48,6 +48,8 @@ pub enum Error {
     Class,
     /// Memory of a kind of VM that this version does not know, or that cannot have such memory.
     VmType,
+    /// A memory policy that this version does not know, or that contradicts itself.
+    Policy,
 }
 
 impl Error {
@@ -87,6 +89,7 @@ impl fmt::Display for Error {
             Self::Version => "no header of a version that is known",
             Self::Class => "memory of a kind that does not belong here",
             Self::VmType => "memory of a kind of VM that is not known",
+            Self::Policy => "memory policy that is not known",
         })
     }
 }

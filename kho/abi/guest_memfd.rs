@@ -4,13 +4,17 @@
 //!
 //! A header ([`GuestMemfdSer`]) in a page of its own points to a list of [`extents`](super::extents).
 //! Holes stay holes. All memory of a file is of one [`Class`], which follows from the flags, as the
-//! kernel has no attributes for parts of a file. The fields for that, for larger folios, for memory
-//! policies and for a reference to a preserved VM are there, and must be zero.
+//! kernel has no attributes for parts of a file. The fields for that, for larger folios, and for a
+//! reference to a preserved VM are there, and must be zero.
 //!
-//! The header has a checksum of itself, and one of the records.
+//! It also points to a list of memory [policies](policy).
+//!
+//! The header has a checksum of itself, and one of the extents.
 //!
 //! The layout is a contract with every kernel that writes or reads [`COMPATIBLE`]: any change needs
 //! another string.
+
+pub mod policy;
 
 use super::{
     extents::{
@@ -31,6 +35,7 @@ use core::{
         size_of, //
     }, //
 };
+use policy::PolicyList;
 use zerocopy::IntoBytes as _;
 use zerocopy_derive::{
     FromBytes,
@@ -78,11 +83,11 @@ pub struct GuestMemfdSer {
     pub reserved: u16,
     /// The array of [`ExtentSer`](super::extents::ExtentSer); all zero if there is none.
     pub extents: KhoVmalloc,
-    /// An array of memory policies. Must be zero.
+    /// The array of [`PolicySer`](policy::PolicySer); all zero if there is none.
     pub policies: KhoVmalloc,
     /// An array of ranges with attributes. Must be zero.
     pub attributes: KhoVmalloc,
-    /// Number of memory policies. Must be zero.
+    /// Number of memory policies.
     pub nr_policies: u32,
     /// Number of ranges with attributes. Must be zero.
     pub nr_attributes: u32,
@@ -168,6 +173,7 @@ pub struct Header {
     flags: u64,
     vm_type: u64,
     list: ExtentList,
+    policies: Result<PolicyList>,
 }
 
 impl Header {
@@ -184,9 +190,7 @@ impl Header {
         }
         if raw.vm_token != 0
             || raw.reserved != 0
-            || raw.nr_policies != 0
             || raw.nr_attributes != 0
-            || !raw.policies.is_null()
             || !raw.attributes.is_null()
         {
             return Err(Error::UnknownFlags);
@@ -209,6 +213,8 @@ impl Header {
             class,
         };
         let list = ExtentList::parse(&list, page)?;
+        let pages = raw.size >> page.shift();
+        let policies = PolicyList::parse(raw.nr_policies, &raw.policies, pages, page);
 
         // INVARIANT: checked above.
         Ok(Self {
@@ -216,6 +222,7 @@ impl Header {
             flags: raw.flags,
             vm_type: raw.vm_type,
             list,
+            policies,
         })
     }
 
@@ -241,6 +248,12 @@ impl Header {
     #[inline]
     pub fn list(&self) -> &ExtentList {
         &self.list
+    }
+
+    /// The list of memory policies, or what is wrong with its description, which the file can do without.
+    #[inline]
+    pub fn policies(&self) -> Result<&PolicyList> {
+        self.policies.as_ref().map_err(|error| *error)
     }
 }
 
