@@ -17,6 +17,7 @@ mod extents;
 mod folios;
 mod incoming;
 mod incoming_extents;
+mod incoming_list;
 mod incoming_vec;
 mod outgoing;
 
@@ -32,6 +33,10 @@ pub use self::{
         HeldExtents,
         IncomingExtents,
         ListedExtents, //
+    },
+    incoming_list::{
+        IncomingList,
+        IntactRecord, //
     },
     incoming_vec::IncomingVec,
     outgoing::{

@@ -9,23 +9,25 @@
 //! poke head <byte offset> <u64>
 //! poke array <element> <byte offset> <u64>
 //! poke own <element> <records|chunk>
+//! poke policy <number> <byte offset> <u64>
 //! poke pools <byte offset> <u64>
 //! sum
 //! next
 //! chunk <pages>
-//! coco <strict|lax|not-cleared|stale>
+//! coco <strict|lax|not-cleared|stale|no-policy>
 //! reset
 //! ```
 //!
 //! `fail` makes the next calls of any handler fail, but for so many that come before. `poke` overwrites eight bytes of what is handed
 //! over, when it is frozen, or, with `own`, the page number in a record by that of a page of the list
-//! of records itself, or, with `pools`, in the table of huge pages; if the old kernel goes on after all,
+//! of records itself, or, with `policy`, in a memory policy, whose checksum then fits unless it is what is
+//! overwritten, or, with `pools`, in the table of huge pages; if the old kernel goes on after all,
 //! they are put back. `sum` makes the checksums fit again. All of these are for the file that is frozen
 //! next; after `next`, for the one after that. `chunk` sets how many pages are pinned at a time.
 //!
 //! `coco strict` makes private memory of guests out of bounds for the host, and the kernel warn when it is
-//! touched all the same; with `lax` it warns only. `not-cleared` and `stale` are mistakes with guest memory
-//! that tests have to notice.
+//! touched all the same; with `lax` it warns only. `not-cleared`, `stale` and `no-policy` are mistakes with
+//! guest memory that tests have to notice.
 
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 mod coco;
@@ -33,6 +35,8 @@ mod coco;
 mod device;
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 mod flb;
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+mod records;
 
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 pub(crate) use self::coco::coco;
@@ -42,10 +46,7 @@ pub use self::coco::{
     Mistake, //
 };
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
-pub use self::device::{
-    chunk,
-    Records, //
-};
+pub use self::device::chunk;
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 pub(crate) use self::device::{
     damage,
@@ -55,6 +56,8 @@ pub(crate) use self::device::{
 };
 #[cfg(CONFIG_LIVEUPDATE_TEST)]
 pub use self::flb::TestFlb;
+#[cfg(CONFIG_LIVEUPDATE_TEST)]
+pub use self::records::Records;
 
 /// A call that can be made to fail.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,6 +101,8 @@ mod off {
         NotCleared,
         /// The next kernel does not know that pages have been used.
         Stale,
+        /// The next kernel does not set memory policies.
+        NoPolicy,
     }
 
     /// Whether to make it.

@@ -2,6 +2,10 @@
 
 //! The old kernel's side.
 
+use super::{
+    policy::PreservedPolicies,
+    PreservedMemory, //
+};
 use crate::kvm::{
     GuestMemfd,
     PreservedPages, //
@@ -23,7 +27,7 @@ use luo::{
     liveupdate::Preserved, //
 };
 
-pub(super) fn preserve(file: &File) -> Result<Preserved<GuestMemfdSer, PreservedPages>> {
+pub(super) fn preserve(file: &File) -> Result<Preserved<GuestMemfdSer, PreservedMemory>> {
     let file = GuestMemfd::new(file).ok_or(EINVAL)?;
     let class = guest_memfd::class(file.flags(), file.vm_type()).map_err(|_| {
         pr_info!(
@@ -34,12 +38,15 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<GuestMemfdSer, Preserved
         EOPNOTSUPP
     })?;
     // Pages are numbered with 32 bits, and the next kernel refuses a file that has more, if only in holes.
-    if u32::try_from(file.size() >> PAGE.shift()).is_err() {
-        return Err(EFBIG);
-    }
+    let end = u32::try_from(file.size() >> PAGE.shift()).map_err(|_| EFBIG)?;
 
-    // From here on, no memory comes or goes.
+    // From here on, no memory comes or goes, and no policy is changed.
     let pages = PreservedPages::new(file, class)?;
+    let policies = PreservedPolicies::new(&pages, end).inspect_err(|err| {
+        if matches!(*err, EFBIG | EOPNOTSUPP) {
+            pr_info!("the memory policies of a file cannot be preserved: there are too many, or unknown ones\n");
+        }
+    })?;
     let list = pages.list();
     let mut header = GuestMemfdSer {
         magic: GuestMemfdSer::MAGIC,
@@ -53,14 +60,16 @@ pub(super) fn preserve(file: &File) -> Result<Preserved<GuestMemfdSer, Preserved
         nr_extents: list.nr_extents()?,
         page_shift: u8::try_from(PAGE.shift()).map_err(|_| EINVAL)?,
         extents: list.describe(),
+        nr_policies: policies.nr()?,
+        policies: policies.describe(),
         ..GuestMemfdSer::default()
     };
     header.checksum = header.sum();
     // What is written can be read.
     Header::parse(&header, PAGE).map_err(|_| EINVAL)?;
     Ok(Preserved {
-        bytes: pages.bytes(),
-        state: pages,
+        bytes: pages.bytes().saturating_add(policies.bytes()),
+        state: PreservedMemory { policies, pages },
         header: PreservedBox::new(header)?,
     })
 }

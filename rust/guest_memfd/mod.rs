@@ -8,6 +8,7 @@
 
 mod link;
 mod outgoing;
+pub(crate) mod policy;
 
 pub(crate) use self::outgoing::PreservedPages;
 

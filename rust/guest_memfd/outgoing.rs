@@ -12,7 +12,10 @@ use kernel::{
     prelude::*, //
 };
 use luo::{
-    abi::extents::Class,
+    abi::{
+        extents::Class,
+        guest_memfd::policy::Policy, //
+    },
     bindings,
     coco::HostAccess,
     kho::{
@@ -117,6 +120,12 @@ impl PreservedPages {
     /// Memory of the pages and of their list, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         (self.extents.nr_pages() << PAGE.shift()).saturating_add(self.extents.bytes())
+    }
+
+    /// The first memory policy that is not before the page `index`, in a file of `end` pages. They stay as
+    /// they are.
+    pub(crate) fn policy(&self, index: u32, end: u32) -> Result<Option<Policy>> {
+        self.frozen.policy(index, end)
     }
 
     /// Fails with `EIO` if the file has other pages than those that are preserved.

@@ -3,9 +3,12 @@
  * A part of luo_guest_memfd, not of luo_rs, which does not need KVM.
  */
 
+#include <linux/bitmap.h>
 #include <linux/fs.h>
 #include <linux/highmem.h>
 #include <linux/kexec_handover.h>
+#include <linux/kvm_gmem.h>
+#include <linux/mempolicy.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/pagemap.h>
@@ -18,6 +21,7 @@ static_assert(LUO_HELPER_GMEM_BATCH >= FOLIO_BATCH_SIZE);
 static_assert(sizeof(struct luo_guest_memfd_link) == LUO_HELPER_GMEM_LINK_SIZE);
 static_assert(offsetof(struct luo_guest_memfd_link, fd) == LUO_HELPER_GMEM_LINK_FD);
 static_assert(LUO_GUEST_MEMFD_LINK == LUO_HELPER_GMEM_LINK);
+static_assert(MAX_NUMNODES <= LUO_HELPER_GMEM_NODE_WORDS * 64);
 
 /* What initializes KVM on x86; the symbols are all of kvm. */
 MODULE_SOFTDEP("pre: kvm_amd kvm_intel");
@@ -118,4 +122,47 @@ int luo_helper_gmem_insert(struct file *file, struct folio *folio,
 		folio_mark_uptodate(folio);
 	folio_unlock(folio);
 	return 0;
+}
+
+static void nodes_to_words(u64 *words, const nodemask_t *nodes)
+{
+	memset(words, 0, LUO_HELPER_GMEM_NODE_WORDS * sizeof(*words));
+	bitmap_to_arr64(words, nodes->bits, MAX_NUMNODES);
+}
+
+/* The nodes that have memory. */
+void luo_helper_gmem_nodes(u64 *nodes)
+{
+	nodes_to_words(nodes, &node_states[N_MEMORY]);
+}
+
+bool luo_helper_gmem_get_policy(struct file *file, u64 index,
+				struct luo_helper_gmem_policy *policy)
+{
+	struct mpol_range range;
+
+	if (!kvm_gmem_get_policy_range(file, index, &range))
+		return false;
+
+	policy->start = range.start;
+	policy->end = range.end;
+	policy->mode = range.mode;
+	policy->home_node = range.home_node;
+	nodes_to_words(policy->nodes, &range.nodes);
+	return true;
+}
+
+/* Nodes that this kernel has no numbers for are left out. */
+int luo_helper_gmem_set_policy(struct file *file,
+			       const struct luo_helper_gmem_policy *policy)
+{
+	struct mpol_range range = {
+		.start = policy->start,
+		.end = policy->end,
+		.mode = policy->mode,
+		.home_node = policy->home_node,
+	};
+
+	bitmap_from_arr64(range.nodes.bits, policy->nodes, MAX_NUMNODES);
+	return kvm_gmem_set_policy_range(file, &range);
 }

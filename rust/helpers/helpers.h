@@ -58,6 +58,24 @@ int luo_helper_gmem_preserve(struct file *file, unsigned long index,
 			     unsigned int *nr_unused);
 int luo_helper_gmem_insert(struct file *file, struct folio *folio,
 			   unsigned long index, bool uptodate);
+
+/* Words of 64 nodes each. */
+#define LUO_HELPER_GMEM_NODE_WORDS 16
+
+/* struct mpol_range, whatever the number of nodes */
+struct luo_helper_gmem_policy {
+	u64 start;
+	u64 end;
+	s32 mode;
+	s32 home_node;
+	u64 nodes[LUO_HELPER_GMEM_NODE_WORDS];
+};
+
+void luo_helper_gmem_nodes(u64 *nodes);
+bool luo_helper_gmem_get_policy(struct file *file, u64 index,
+				struct luo_helper_gmem_policy *policy);
+int luo_helper_gmem_set_policy(struct file *file,
+			       const struct luo_helper_gmem_policy *policy);
 #endif
 
 /* hugetlb.c */

@@ -6,7 +6,10 @@ use super::{
     Abi,
     PAGE, //
 };
-use crate::bindings;
+use crate::{
+    abi::vmalloc::KhoVmalloc,
+    bindings, //
+};
 use core::{
     ops::Deref,
     ptr::NonNull, //
@@ -212,6 +215,16 @@ impl<T: Abi> Incoming<T> {
             _memory: memory,
             value,
         })
+    }
+}
+
+impl<T: Abi> Incoming<T> {
+    /// Takes a description out of it. There is none left for whoever comes next.
+    pub(crate) fn take_list(
+        &mut self,
+        which: impl FnOnce(&mut T) -> &mut KhoVmalloc,
+    ) -> KhoVmalloc {
+        core::mem::take(which(&mut self.value))
     }
 }
 

@@ -31,6 +31,8 @@ pub enum Mistake {
     NotCleared = 1,
     /// The next kernel does not know that pages have been used.
     Stale = 2,
+    /// The next kernel does not set memory policies.
+    NoPolicy = 4,
 }
 
 /// Private memory is as if it was encrypted.
@@ -73,6 +75,7 @@ pub(super) fn order(word: Option<&str>) -> Result {
         Some("lax") => FAKE.store(LAX, Relaxed),
         Some("not-cleared") => MISTAKES.store(Mistake::NotCleared as u32, Relaxed),
         Some("stale") => MISTAKES.store(Mistake::Stale as u32, Relaxed),
+        Some("no-policy") => MISTAKES.store(Mistake::NoPolicy as u32, Relaxed),
         None => {
             FAKE.store(0, Relaxed);
             MISTAKES.store(0, Relaxed);

@@ -4,19 +4,17 @@
 
 use super::{
     coco,
+    records::{
+        Own,
+        Records, //
+    },
     Step, //
 };
 #[cfg(CONFIG_HUGETLBFS)]
 use crate::hugetlb::pools;
 use crate::{
-    abi::extents::ExtentSer,
-    kho::{
-        Abi,
-        FolioRecord,
-        PreservedExtents,
-        PreservedFolios,
-        PAGE, //
-    }, //
+    abi::guest_memfd::policy::PolicySer,
+    kho::Abi, //
 };
 use core::{
     num::NonZeroU32,
@@ -67,6 +65,8 @@ enum Poke {
     Array(u64, usize, u64),
     /// Makes the record with this number name a page of the list that it is in.
     Own(u64, Own),
+    /// Overwrites eight bytes in the memory policy with this number.
+    Policy(u64, usize, u64),
     /// Overwrites eight bytes in the table of huge pages.
     #[cfg(CONFIG_HUGETLBFS)]
     Pools(usize, u64),
@@ -74,15 +74,6 @@ enum Poke {
     Sum,
     /// What follows is for another file.
     Next,
-}
-
-/// A page that describes memory.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Own {
-    /// The first page of records.
-    Records,
-    /// The page that lists the pages of records.
-    Chunk,
 }
 
 struct Undo {
@@ -150,6 +141,11 @@ impl Orders {
                         };
                         Poke::Own(nr, own)
                     }
+                    Some("policy") => Poke::Policy(
+                        number(words.next())?,
+                        offset(words.next())?,
+                        number(words.next())?,
+                    ),
                     #[cfg(CONFIG_HUGETLBFS)]
                     Some("pools") => Poke::Pools(offset(words.next())?, number(words.next())?),
                     _ => return Err(EINVAL),
@@ -249,6 +245,21 @@ pub(crate) fn damage<H: Abi>(
                 let list = records.as_ref().ok_or(EINVAL)?.list;
                 (record(nr)?, 0, list.naming(own).ok_or(EINVAL)?)
             }
+            Poke::Policy(nr, offset, value) => {
+                let list = records.as_ref().and_then(|records| records.policies);
+                let at = list.and_then(|list| list.record_ptr(nr)).ok_or(EINVAL)?;
+                // SAFETY: It is a record of a list that is there for as long as the file is preserved.
+                let mut policy = unsafe { at.read() };
+                let to = offset.checked_add(WORD).ok_or(EINVAL)?;
+                let word = policy.as_mut_bytes().get_mut(offset..to).ok_or(EINVAL)?;
+                word.copy_from_slice(&value.to_ne_bytes());
+                if offset != 0 {
+                    policy.checksum = policy.sum();
+                    orders.poke(file, at.cast(), policy.checksum)?;
+                }
+                let memory = NonNull::slice_from_raw_parts(at.cast(), size_of::<PolicySer>());
+                (memory, offset, value)
+            }
             #[cfg(CONFIG_HUGETLBFS)]
             Poke::Pools(offset, value) => (pools::table().ok_or(EINVAL)?, offset, value),
             Poke::Sum => {
@@ -288,64 +299,6 @@ pub(crate) fn repair(file: &File) {
         // SAFETY: The memory is that of a file that is still preserved, as this is called before it
         // is not.
         unsafe { (undo.at as *mut u64).write_unaligned(undo.value) };
-    }
-}
-
-/// The records of a preserved file.
-pub struct Records<'a> {
-    list: &'a dyn List,
-}
-
-impl<'a> Records<'a> {
-    /// Lets the records be damaged.
-    pub fn new<R: FolioRecord>(folios: &'a PreservedFolios<R>) -> Self {
-        Self { list: folios }
-    }
-
-    /// Lets extents be damaged.
-    pub fn of_extents(list: &'a PreservedExtents) -> Self {
-        Self { list }
-    }
-}
-
-impl List for PreservedExtents {
-    fn record(&self, nr: u64) -> Option<NonNull<[u8]>> {
-        let record = self.records().record_ptr(nr)?;
-        Some(NonNull::slice_from_raw_parts(
-            record.cast(),
-            size_of::<ExtentSer>(),
-        ))
-    }
-
-    fn naming(&self, own: Own) -> Option<u64> {
-        let phys = match own {
-            Own::Records => self.records().phys_of_page()?,
-            Own::Chunk => self.describe().first,
-        };
-        Some(phys >> PAGE.shift())
-    }
-}
-
-trait List {
-    fn record(&self, nr: u64) -> Option<NonNull<[u8]>>;
-    /// The first word of a record that names one of the list's own pages.
-    fn naming(&self, own: Own) -> Option<u64>;
-}
-
-impl<R: FolioRecord> List for PreservedFolios<R> {
-    fn record(&self, nr: u64) -> Option<NonNull<[u8]>> {
-        let record = self.records().record_ptr(nr)?;
-        Some(NonNull::slice_from_raw_parts(record.cast(), size_of::<R>()))
-    }
-
-    fn naming(&self, own: Own) -> Option<u64> {
-        let phys = match own {
-            Own::Records => self.records().phys_of_page()?,
-            Own::Chunk => self.describe().first,
-        };
-        let record = R::new(phys >> PAGE.shift(), 0);
-        let word = record.as_bytes().first_chunk().copied()?;
-        Some(u64::from_ne_bytes(word))
     }
 }
 
