@@ -13,6 +13,7 @@ pub mod gmem;
 pub mod guest;
 pub mod hugetlb;
 pub mod memory;
+pub mod numa;
 pub mod pattern;
 pub mod relay;
 pub mod run;

@@ -9,6 +9,7 @@ mod hole;
 mod limits;
 mod link;
 mod local;
+mod policy;
 mod private;
 #[cfg(target_arch = "x86_64")]
 mod scrub;
@@ -140,6 +141,32 @@ pub(super) const CASES: &[Case] = &[
         "A kernel that cannot run VMs refuses the file, and lives",
         update::relay_old,
         limits::no_kvm_new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.policy",
+        "Memory policies survive, and holes are filled from the nodes that they name",
+        policy::old,
+        policy::new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.policy-alone",
+        "What is left of memory policies with one node, and after that with two; the memory is all there",
+        policy::old,
+        policy::alone,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.policy-frozen",
+        "Memory policies cannot be changed while preserved, and can before and after",
+        policy::frozen,
+    )
+    .on_request(),
+    Case::local(
+        "gmem.policy-many",
+        "A file with too many memory policies is refused, and equal neighbours are one",
+        policy::many,
     )
     .on_request(),
     Case::local(
