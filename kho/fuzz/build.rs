@@ -13,7 +13,7 @@ use std::{
 };
 
 /// One bug for each target: a file, a check in it, and what the check becomes.
-const BUGS: [(&str, &str, &str, &str); 5] = [
+const BUGS: [(&str, &str, &str, &str); 6] = [
     (
         "guest_memfd",
         "extents/check.rs",
@@ -37,6 +37,12 @@ const BUGS: [(&str, &str, &str, &str); 5] = [
         "memfd/check.rs",
         "index < self.next",
         "index.saturating_add(1) < self.next",
+    ),
+    (
+        "policies",
+        "guest_memfd/policy/checked.rs",
+        "raw.index < self.next",
+        "raw.index.saturating_add(1) < self.next",
     ),
     (
         "vmalloc_list",

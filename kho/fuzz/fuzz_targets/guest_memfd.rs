@@ -36,9 +36,7 @@ fn is_header_good(raw: &GuestMemfdSer, page_shift: u32) -> bool {
         && (raw.vm_type == 0 || raw.vm_type == 1 && !shared)
         && raw.vm_token == 0
         && raw.reserved == 0
-        && raw.nr_policies == 0
         && raw.nr_attributes == 0
-        && raw.policies.is_null()
         && raw.attributes.is_null()
         && pages > 0
         && pages << page_shift == raw.size
