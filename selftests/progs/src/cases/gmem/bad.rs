@@ -48,8 +48,6 @@ mod head {
     pub(super) const NR_ORDER_SHIFT: u64 = 64;
     pub(super) const ARRAY: u64 = 72;
     pub(super) const ARRAY_PAGES: u64 = 80;
-    pub(super) const POLICIES: u64 = 88;
-    pub(super) const POLICIES_PAGES: u64 = 96;
     pub(super) const ATTRIBUTES: u64 = 104;
     pub(super) const ATTRIBUTES_PAGES: u64 = 112;
     pub(super) const NR_POLICIES_ATTRIBUTES: u64 = 120;
@@ -220,11 +218,8 @@ const BAD: &[Bad] = bad! {
     "array-unpreserved" NOT_THERE, All, |_| poke_head(head::ARRAY, 0x1000);
     "array-nowhere" NOT_THERE, All, |_| poke_head(head::ARRAY, !0xfff);
     "array-pages" INVALID, Nothing, |_| poke_head(head::ARRAY_PAGES, 1 << 31);
-    "policies" UNKNOWN, Nothing, |_| poke_head(head::POLICIES, 0x1000);
-    "policies-pages" UNKNOWN, Nothing, |_| poke_head(head::POLICIES_PAGES, 1);
     "attributes" UNKNOWN, Nothing, |_| poke_head(head::ATTRIBUTES, 0x1000);
     "attributes-pages" UNKNOWN, Nothing, |_| poke_head(head::ATTRIBUTES_PAGES, 1);
-    "policies-number" UNKNOWN, Nothing, |_| poke_head(head::NR_POLICIES_ATTRIBUTES, 1);
     "attributes-number" UNKNOWN, Nothing, |_| poke_head(head::NR_POLICIES_ATTRIBUTES, 1 << 32);
     "class" INVALID, Nothing, |runs| forge(0, 0, runs[0].pfn | 1 << 58);
     "class-encrypted" INVALID, Nothing, |runs| forge(0, 0, runs[0].pfn | 2 << 58);

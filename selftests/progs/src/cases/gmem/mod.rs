@@ -3,6 +3,7 @@
 //! Guest memory of KVM (guest_memfd).
 
 mod bad;
+mod bad_policy;
 mod coco;
 mod faults;
 mod hole;
@@ -69,6 +70,13 @@ pub(super) const CASES: &[Case] = &[
         "Each changed field is refused, alone, and what can be freed is free after finish",
         bad::old,
         bad::new,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.bad-policy",
+        "Memory policies that are damaged are left out, and the file comes back with its content",
+        bad_policy::old,
+        bad_policy::new,
     )
     .on_request(),
     Case::update(
@@ -155,6 +163,13 @@ pub(super) const CASES: &[Case] = &[
         "What is left of memory policies with one node, and after that with two; the memory is all there",
         policy::old,
         policy::alone,
+    )
+    .on_request(),
+    Case::update(
+        "gmem.policy-race",
+        "The memory policy that a file has once it is preserved is the one that comes back",
+        policy::race_old,
+        policy::race_new,
     )
     .on_request(),
     Case::local(

@@ -60,7 +60,12 @@ use rustix::io::Errno;
 use std::{
     collections::BTreeSet,
     ops::Range,
-    os::fd::OwnedFd, //
+    os::fd::OwnedFd,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    },
+    thread, //
 };
 
 /// Where the pages of a range have to come from.
@@ -307,6 +312,61 @@ pub(super) fn frozen(old: &mut Old<'_>) -> Result<()> {
     let result = mbind(&map, 8..9, other);
     old.common.check("change-thawed", works(result));
     old.common.check("changed", in_force(&map, &want));
+    Ok(())
+}
+
+/// How many files there are whose policy is being changed when they are preserved.
+const RACES: u64 = 32;
+
+/// The policy of the first page.
+fn policy_of(memory: &OwnedFd) -> Result<Policy> {
+    let map = Map::new(memory, page(), false)?;
+    Ok(policies(&map, 1)?[0])
+}
+
+/// Somebody changes the policy all the time, until it cannot be changed any more.
+pub(super) fn race_old(old: &mut Old<'_>) -> Result<()> {
+    let vm = Vm::new(DEFAULT)?;
+    let mut seen = Vec::new();
+    let (mut refusals, mut changes) = (0, 0);
+    for token in 1..=RACES {
+        let memory = vm.memory(page(), SHARED)?;
+        let count = AtomicU64::new(0);
+        let result = thread::scope(|scope| -> Result<_> {
+            let (memory, count) = (&memory, &count);
+            let changer = scope.spawn(move || {
+                let map = Map::new(memory, page(), false)?;
+                for mode in [BIND, PREFERRED_MANY].into_iter().cycle() {
+                    mbind(&map, 0..1, Policy(mode, 1))?;
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            });
+            while count.load(Ordering::Relaxed) < 20 + token % 2 && !changer.is_finished() {
+                thread::yield_now();
+            }
+            old.preserve(memory, token)?;
+            let result: rustix::io::Result<()> = changer.join().unwrap_or(Err(Errno::IO));
+            Ok(result)
+        })?;
+        refusals += u64::from(result == Err(Errno::PERM));
+        changes += count.load(Ordering::Relaxed);
+        let Policy(mode, _) = policy_of(&memory)?;
+        seen.push(mode.to_string());
+    }
+    println!("# {changes} changes, {}", seen.join(" "));
+    old.common.check("refused", same(refusals, RACES));
+    old.common.note("modes", &seen.join(" "))
+}
+
+pub(super) fn race_new(new: &mut New<'_>) -> Result<()> {
+    let seen = new.common.noted("modes")?.unwrap_or_default();
+    let mut modes = Vec::new();
+    for token in 1..=RACES {
+        let Policy(mode, _) = policy_of(&new.retrieve(token)?)?;
+        modes.push(mode.to_string());
+    }
+    new.common.check("same", same(modes.join(" "), seen));
     Ok(())
 }
 
