@@ -16,7 +16,6 @@ use crate::{
     }, //
 };
 use core::ptr::NonNull;
-use zerocopy::IntoBytes as _;
 
 /// A page that describes memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
