@@ -22,15 +22,25 @@ use std::{
 
 /// Modes and flags.
 pub mod mpol {
+    /// `MPOL_DEFAULT`.
     pub const DEFAULT: u32 = 0;
+    /// `MPOL_PREFERRED`.
     pub const PREFERRED: u32 = 1;
+    /// `MPOL_BIND`.
     pub const BIND: u32 = 2;
+    /// `MPOL_INTERLEAVE`.
     pub const INTERLEAVE: u32 = 3;
+    /// `MPOL_LOCAL`.
     pub const LOCAL: u32 = 4;
+    /// `MPOL_PREFERRED_MANY`.
     pub const PREFERRED_MANY: u32 = 5;
+    /// `MPOL_WEIGHTED_INTERLEAVE`.
     pub const WEIGHTED_INTERLEAVE: u32 = 6;
+    /// `MPOL_F_STATIC_NODES`.
     pub const STATIC_NODES: u32 = 1 << 15;
+    /// `MPOL_F_RELATIVE_NODES`.
     pub const RELATIVE_NODES: u32 = 1 << 14;
+    /// `MPOL_F_NUMA_BALANCING`.
     pub const NUMA_BALANCING: u32 = 1 << 13;
 }
 
