@@ -23,6 +23,7 @@ pub mod bindings;
 pub mod coco;
 pub mod flb;
 pub mod fs;
+pub mod health;
 #[cfg(CONFIG_HUGETLBFS)]
 pub mod hugetlb;
 pub mod kho;

@@ -18,6 +18,7 @@ use luo::{
     },
     bindings,
     coco::HostAccess,
+    health::BrokenPages,
     kho::{
         PreservedExtents,
         PAGE, //
@@ -40,6 +41,8 @@ pub(crate) struct PreservedPages {
     extents: PreservedExtents,
     /// For pages that were never used.
     access: Option<HostAccess>,
+    /// Before any of them was looked at.
+    broken: BrokenPages,
     // Last: the memory may go only when it is not preserved any more.
     frozen: FrozenGuestMemfd,
 }
@@ -52,6 +55,7 @@ impl PreservedPages {
         let mut this = Self {
             extents: PreservedExtents::new(0, class),
             access: HostAccess::to(class),
+            broken: BrokenPages::count(),
             frozen: file.freeze()?,
         };
         let mut next = 0;
@@ -140,7 +144,7 @@ impl PreservedPages {
     /// Fails with `EHWPOISON` if memory broke since it was preserved, or with `EIO` if pages were added.
     pub(crate) fn check_health(&self) -> Result {
         self.check_count()?;
-        if !cfg!(CONFIG_MEMORY_FAILURE) {
+        if self.broken.is_unchanged() {
             return Ok(());
         }
         self.extents.try_for_each(|pfn| {

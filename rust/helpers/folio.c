@@ -49,6 +49,16 @@ bool luo_helper_folio_poisoned(struct folio *folio)
 	return folio_contain_hwpoisoned_page(folio);
 }
 
+/* How many pages of the machine are broken. */
+long luo_helper_broken_pages(void)
+{
+#ifdef CONFIG_MEMORY_FAILURE
+	return atomic_long_read(&num_poisoned_pages);
+#else
+	return 0;
+#endif
+}
+
 /*
  * Marks a pinned folio as preserved, and makes its content final: as much memory
  * as the page cache has at @index, all of it valid, and dirty, so that reclaim

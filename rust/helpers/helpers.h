@@ -29,6 +29,7 @@ int luo_helper_folio_nid(struct folio *folio);
 void luo_helper_folio_put(struct folio *folio);
 void luo_helper_folio_zero(struct folio *folio);
 bool luo_helper_folio_poisoned(struct folio *folio);
+long luo_helper_broken_pages(void);
 unsigned int luo_helper_take_folios(const phys_addr_t *phys, unsigned int nr,
 				    unsigned int max_order,
 				    struct folio **folios, u8 *orders);

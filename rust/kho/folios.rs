@@ -14,6 +14,7 @@ use crate::{
         vmalloc::KhoVmalloc, //
     },
     bindings,
+    health::BrokenPages,
     pin::{
         PinBuffer,
         Pinned, //
@@ -95,6 +96,8 @@ unsafe impl FolioRecord for FolioSer {
 pub struct PreservedFolios<R: FolioRecord> {
     records: PreservedVec<R>,
     pages: u64,
+    /// Before any of them was looked at.
+    broken: BrokenPages,
 }
 
 impl<R: FolioRecord> PreservedFolios<R> {
@@ -105,6 +108,7 @@ impl<R: FolioRecord> PreservedFolios<R> {
         let mut this = Self {
             records: PreservedVec::new(),
             pages: 0,
+            broken: BrokenPages::count(),
         };
         let mut cursor = PinCursor::new(file.size(), PAGE, chunk).ok_or(EFBIG)?;
         let mut buffer = PinBuffer::new();
@@ -206,7 +210,7 @@ impl<R: FolioRecord> PreservedFolios<R> {
 
     /// Fails with `EHWPOISON` if memory broke since it was preserved.
     pub fn check_health(&self) -> Result {
-        if !cfg!(CONFIG_MEMORY_FAILURE) {
+        if self.broken.is_unchanged() {
             return Ok(());
         }
         self.records.try_for_each(|page| {
