@@ -203,7 +203,6 @@ fn fill_holes(common: &mut Common<'_>, map: &Map) -> Result<()> {
 
 fn make(vm: &Vm) -> Result<OwnedFd> {
     let memory = vm.memory(PAGES * page(), SHARED)?;
-    // Mappings go as far as one likes.
     let map = Map::new(&memory, (PAGES + 8) * page(), true)?;
     for part in PARTS {
         // In two pieces, which need not be two.
