@@ -67,7 +67,8 @@ pub enum Variant {
     Debug,
     /// Plain, but another build: the kernel to update into.
     Other,
-    /// Plain, but without the project's patches, and so without modules: what others are compared with.
+    /// Plain, but without the project's patches, and so without modules. Mainline's memfd handler is a part of
+    /// the kernel. What others are compared with.
     Vanilla,
 }
 
