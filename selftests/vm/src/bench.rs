@@ -55,12 +55,12 @@ pub struct Options {
 /// The comparison of pages of all sizes.
 const HUGE_PAGES: &str = "huge-pages";
 
-/// Name, layout, MiB, bytes in a folio.
+/// Name, arguments of `lu_bench`, MiB, bytes in a folio.
 const CASES: [(&str, &str, u64, u64); 4] = [
-    ("memfd-4k-16m", "contiguous", 16, 4096),
-    ("memfd-4k-256m", "contiguous", 256, 4096),
-    ("memfd-scattered-32m", "scattered", 32, 4096),
-    ("memfd-thp-256m", "huge", 256, 2 << 20),
+    ("memfd-4k-16m", "--kind memfd-4k", 16, 4096),
+    ("memfd-4k-256m", "--kind memfd-4k", 256, 4096),
+    ("memfd-scattered-32m", "--layout every-other", 32, 4096),
+    ("memfd-thp-256m", "--kind memfd-thp", 256, 2 << 20),
 ];
 
 const PHASES: [&str; 5] = ["preserve", "session", "retrieve", "access", "finish"];
@@ -118,7 +118,7 @@ fn differ(runs: &[u64]) -> bool {
         .is_some_and(|(low, high)| (high - low) * 20 > *low)
 }
 
-fn measure(arch: Arch, layout: &str, mib: u64, sides: [Side; 2]) -> Result<Figures> {
+fn measure(arch: Arch, shape: &str, mib: u64, sides: [Side; 2]) -> Result<Figures> {
     let bin = top().join("build").join(arch.name()).join("bin/lu_bench");
     let mut run = Command::new(SELF);
     run.args([
@@ -138,8 +138,8 @@ fn measure(arch: Arch, layout: &str, mib: u64, sides: [Side; 2]) -> Result<Figur
         run.arg("--file")
             .arg(format!("{}:/m/{name}", modules.join(name).display()));
     }
-    let preserve = format!("lu_bench preserve --mib {mib} --layout {layout}");
-    let retrieve = format!("lu_bench retrieve --mib {mib}");
+    let preserve = format!("lu_bench preserve --mib {mib} {shape}");
+    let retrieve = format!("lu_bench retrieve --mib {mib} {shape}");
     let [first, second] = sides;
     let (load_first, unload_first) = (first.load(), first.unload());
     let load_second = second.load();
@@ -187,9 +187,9 @@ struct Report {
 }
 
 /// Measures both handlers on one layout and prints the rows.
-fn pair(arch: Arch, case: &'static str, layout: &str, mib: u64, folio: u64) -> Result<Vec<Row>> {
+fn pair(arch: Arch, case: &'static str, shape: &str, mib: u64, folio: u64) -> Result<Vec<Row>> {
     let runs = [[Side::C, Side::Rust], [Side::Rust, Side::C]]
-        .map(|sides| measure(arch, layout, mib, sides));
+        .map(|sides| measure(arch, shape, mib, sides));
     let runs = runs.into_iter().collect::<Result<Vec<_>>>()?;
     let mut rows = Vec::new();
     for phase in PHASES {
@@ -264,10 +264,10 @@ pub fn main(options: &Options) -> Result<ExitCode> {
             "case", "phase", "C", "Rust", "ratio", "C/folio", "Rust/folio"
         );
     }
-    for (case, layout, mib, folio) in cases {
+    for (case, shape, mib, folio) in cases {
         report
             .handlers
-            .extend(pair(options.arch, case, layout, mib, folio)?);
+            .extend(pair(options.arch, case, shape, mib, folio)?);
     }
     if huge_pages {
         println!();

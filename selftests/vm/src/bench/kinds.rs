@@ -38,28 +38,29 @@ use crate::run::{
 struct Kind {
     name: &'static str,
     side: Side,
-    layout: &'static str,
+    /// As `lu_bench` calls it.
+    arg: &'static str,
     /// Bytes in a page.
     page: u64,
     /// That many pages, instead of as much memory as is asked for.
     pages: Option<u64>,
 }
 
-const fn kind(name: &'static str, side: Side, layout: &'static str, page: u64) -> Kind {
+const fn kind(name: &'static str, side: Side, arg: &'static str, page: u64) -> Kind {
     Kind {
         name,
         side,
-        layout,
+        arg,
         page,
         pages: None,
     }
 }
 
 const KINDS: [Kind; 7] = [
-    kind("memfd, 4K, C", Side::C, "contiguous", 4 << 10),
-    kind("memfd, 4K, Rust", Side::Rust, "contiguous", 4 << 10),
-    kind("memfd, THP, C", Side::C, "huge", 2 << 20),
-    kind("memfd, THP, Rust", Side::Rust, "huge", 2 << 20),
+    kind("memfd, 4K, C", Side::C, "memfd-4k", 4 << 10),
+    kind("memfd, 4K, Rust", Side::Rust, "memfd-4k", 4 << 10),
+    kind("memfd, THP, C", Side::C, "memfd-thp", 2 << 20),
+    kind("memfd, THP, Rust", Side::Rust, "memfd-thp", 2 << 20),
     kind("HugeTLB, 2M", Side::Hugetlb, "hugetlb-2m", 2 << 20),
     kind("HugeTLB, 1G", Side::Hugetlb, "hugetlb-1g", 1 << 30),
     // What is left of a 1G page without its many struct pages.
@@ -89,7 +90,7 @@ impl Kind {
     }
 
     fn bench(&self, action: &str, mib: u64) -> String {
-        format!("lu_bench {action} --mib {mib} --layout {}", self.layout)
+        format!("lu_bench {action} --mib {mib} --kind {}", self.arg)
     }
 
     /// Preserves it for the next kernel. What is allocated once was allocated before.
