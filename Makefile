@@ -5,11 +5,12 @@
 ARCH_ARGS = $(if $(ARCH),--arch $(ARCH))
 LAB = selftests/vm/lab
 
-.PHONY: help demo check bench modules programs kernel lint clean
+.PHONY: help demo check bench bench-compare modules programs kernel lint clean
 help:
 	@echo 'make demo    [ARCH=x86_64|arm64]                              a memfd survives a kernel update, from a bare checkout'
 	@echo 'make check   [ARCH=x86_64|arm64] [T=glob] [VARIANT=plain|debug]  all tests, KTAP'
-	@echo 'make bench   [T=glob]                                         measurements in guest instructions'
+	@echo 'make bench   [ARCH=x86_64|arm64] [T=glob|all]                 measurements in guest instructions, 15 minutes by default'
+	@echo 'make bench-compare A=old.json B=new.json                      what changed between two build/bench.json'
 	@echo 'make kernel  ARCH=x86_64|arm64 [VARIANT=plain|debug]          the lab kernel, modules and programs'
 	@echo 'make modules KDIR=/path/to/kernel/build                       the modules for your own kernel'
 	@echo 'make programs [ARCH=x86_64|arm64]                             luoctl for your own host: build/ARCH/bin/luoctl'
@@ -26,7 +27,11 @@ check:
 	@$(LAB) check $(ARCH_ARGS) $(if $(VARIANT),--variant $(VARIANT)) $(if $(T),--test '$(T)')
 
 bench:
-	@$(LAB) bench $(if $(T),--test '$(T)')
+	@$(LAB) bench $(ARCH_ARGS) $(if $(T),--test '$(T)')
+
+bench-compare:
+	@[ -n "$(A)" ] && [ -n "$(B)" ] || { echo 'make bench-compare needs A=old.json B=new.json' >&2; exit 2; }
+	@$(LAB) bench-compare '$(abspath $(A))' '$(abspath $(B))'
 
 kernel:
 	@$(LAB) kernel $(ARCH_ARGS) $(if $(VARIANT),--variant $(VARIANT))

@@ -77,8 +77,10 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Arch::X86_64)]
         arch: Arch,
     },
-    /// Measures in guest instructions; prints a table and writes build/bench.json.
+    /// Measures in guest instructions; prints tables and writes build/bench.json and build/bench.svg.
     Bench(bench::Options),
+    /// Shows what changed from one bench.json to another.
+    BenchCompare(bench::CompareOptions),
     /// Formatting, lints, licences and checkpatch.
     Lint,
 }
@@ -92,6 +94,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Check(options) => return check::main(&options),
         Command::Demo { arch } => return demo::main(arch),
         Command::Bench(options) => return bench::main(&options),
+        Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),
     }
     Ok(ExitCode::SUCCESS)

@@ -19,7 +19,7 @@ use anyhow::{
 };
 use serde::Serialize;
 
-use super::Side;
+use super::pair::Side;
 use crate::arch::{
     Arch,
     Build,
