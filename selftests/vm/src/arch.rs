@@ -67,6 +67,8 @@ pub enum Variant {
     Debug,
     /// Plain, but another build: the kernel to update into.
     Other,
+    /// Plain, but the page structures of most memory are initialised by threads, late in boot.
+    Deferred,
     /// Plain, but without the project's patches, and so without modules. Mainline's memfd handler is a part of
     /// the kernel. What others are compared with.
     Vanilla,
@@ -93,6 +95,7 @@ impl Build {
             Variant::Plain => self.arch.name().into(),
             Variant::Debug => format!("{}-debug", self.arch),
             Variant::Other => format!("{}-other", self.arch),
+            Variant::Deferred => format!("{}-deferred", self.arch),
             Variant::Vanilla => format!("{}-vanilla", self.arch),
         }
     }

@@ -103,8 +103,10 @@ fn stage_kernel(name: &str, build: Build) -> Result<Build> {
 fn command(test: &Declared, build: Build) -> Result<Command> {
     let mut run = Command::new(SELF);
     run.arg("run").args(["--arch", build.arch.name()]);
-    if build.variant == Variant::Debug {
-        run.args(["--variant", "debug"]);
+    match build.variant {
+        Variant::Debug => drop(run.args(["--variant", "debug"])),
+        Variant::Deferred => drop(run.args(["--variant", "deferred"])),
+        Variant::Plain | Variant::Other | Variant::Vanilla => {}
     }
     run.args(&test.args);
     let bin = top().join("build").join(build.arch.name()).join("bin");

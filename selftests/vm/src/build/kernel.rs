@@ -78,6 +78,7 @@ fn fragments(build: Build) -> Vec<PathBuf> {
             list.push(dir.join(format!("{}-debug.config", build.arch)));
         }
         Variant::Other => list.push(dir.join("other.config")),
+        Variant::Deferred => list.push(dir.join("deferred.config")),
         Variant::Vanilla => list.push(dir.join("vanilla.config")),
     }
     list.retain(|fragment| fragment.exists());
@@ -163,7 +164,7 @@ pub struct UpToDate {
 pub fn build(build: Build) -> Result<UpToDate> {
     let source = match build.variant {
         Variant::Vanilla => source::prepare_unpatched(),
-        Variant::Plain | Variant::Debug | Variant::Other => source::prepare(),
+        Variant::Plain | Variant::Debug | Variant::Other | Variant::Deferred => source::prepare(),
     }?;
     let name = build.name();
     let out = source.home.join(&name);

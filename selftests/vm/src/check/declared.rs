@@ -75,7 +75,9 @@ impl Declared {
     pub(super) fn skips(&self, variant: Variant) -> &[String] {
         match variant {
             Variant::Debug => &self.skip.debug,
-            Variant::Plain | Variant::Other | Variant::Vanilla => &self.skip.plain,
+            Variant::Plain | Variant::Other | Variant::Deferred | Variant::Vanilla => {
+                &self.skip.plain
+            }
         }
     }
 
@@ -83,6 +85,7 @@ impl Declared {
     pub(super) fn runs_on(&self, arch: Arch, variant: Variant) -> bool {
         let (variant, by_default) = match variant {
             Variant::Debug => ("debug", true),
+            Variant::Deferred => ("deferred", false),
             Variant::Vanilla => ("vanilla", false),
             Variant::Plain | Variant::Other => ("plain", true),
         };

@@ -121,6 +121,7 @@ fn no_kernel(path: &Path, stage: &Stage, build: Build) -> Error {
         Variant::Plain => "",
         Variant::Debug => " VARIANT=debug",
         Variant::Other => " VARIANT=other",
+        Variant::Deferred => " VARIANT=deferred",
         Variant::Vanilla => " VARIANT=vanilla",
     };
     Error::Setup(format!(
