@@ -23,12 +23,13 @@ use crate::arch::{
 };
 
 /// Our own programs: package and binary.
-const OURS: [(&str, &str); 7] = [
+const OURS: [(&str, &str); 8] = [
     ("lu-init", "lu-init"),
     ("lu-init", "lu-reboot"),
     ("luoctl", "luoctl"),
     ("progs", "lu_memfd"),
     ("progs", "lu_bench"),
+    ("progs", "lu_kho"),
     ("vmm", "vmm"),
     ("vmm", "vmm-guest"),
 ];
