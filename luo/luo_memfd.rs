@@ -33,13 +33,35 @@
 //! Until the session is finished, all memory of the file stays where it is: devices may still be
 //! writing to it. `F_SEAL_WRITE` cannot be added in this time (`EBUSY`).
 //!
-//! The format is that of the kernel's own handler, so that either can take over from the other.
+//! # Formats
+//!
+//! Both formats are always read. The parameter `format`, which can be changed at any time, says what is
+//! written from then on:
+//!
+//! * `memfd-v2`, the default, is that of the kernel's own handler, so that either can take over from the
+//!   other.
+//! * `rs-memfd-v1` ([`luo::abi::memfd_extents`]) has one record for each run of pages, and costs much less
+//!   time on both sides. Where pages follow one another, in alignment, they come back as large folios, unless
+//!   `large_folios=0` is given. A file has less than 2^32 pages. Also the mode of the file is kept.
+//!
+//! In `rs-memfd-v1`, memory is not pinned but where it has to be brought in or moved first: references hold it
+//! in its place.
 
 mod memfd;
 
 use kernel::prelude::*;
-use luo::liveupdate::Registration;
-use memfd::Memfd;
+use luo::{
+    liveupdate::{
+        self,
+        FileHandler as _,
+        Registration, //
+    },
+    param::Choice, //
+};
+use memfd::{
+    Memfd,
+    MemfdExtents, //
+};
 
 module! {
     type: LuoMemfd,
@@ -47,16 +69,63 @@ module! {
     authors: ["liveupdate-rs"],
     description: "Live update of memfds",
     license: "GPL",
-    alias: ["luo-file-memfd-v2"],
+    alias: ["luo-file-memfd-v2", "luo-file-rs-memfd-v1"],
     params: {
         pin_chunk: u32 {
             default: 512,
             description: "Pages that are pinned at a time",
         },
+        large_folios: u8 {
+            default: 1,
+            description: "0: what arrives as rs-memfd-v1 is put into files as single pages",
+        },
     },
 }
 
-luo::handler_module!(LuoMemfd, Memfd, register());
+/// The format that is written.
+static FORMAT: Choice = Choice::new(&[Memfd::COMPATIBLE, MemfdExtents::COMPATIBLE]);
+/// The first one.
+const V2: usize = 0;
+
+luo::choice_param!(
+    "luo_memfd",
+    "format",
+    crate::FORMAT,
+    "Format that is written: memfd-v2 or rs-memfd-v1; both are read"
+);
+luo::handler_format!(Memfd);
+luo::handler_format!(MemfdExtents);
+
+/// The handlers, in the order in which they are asked.
+struct LuoMemfd {
+    _v2: Option<Pin<KBox<Registration<Memfd>>>>,
+    _extents: Option<Pin<KBox<Registration<MemfdExtents>>>>,
+}
+
+impl kernel::Module for LuoMemfd {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        if !liveupdate::enabled() {
+            pr_info!("inactive: boot with \"kho=on liveupdate=on\" to preserve files\n");
+            return Ok(Self {
+                _v2: None,
+                _extents: None,
+            });
+        }
+        let v2 = register()?;
+        // Files may be preserved by now, so that this must not fail.
+        let extents = Registration::new().inspect_err(|err| {
+            pr_err!(
+                "{}: cannot register the handler: {:?}; such files can be neither preserved nor retrieved\n",
+                MemfdExtents::COMPATIBLE,
+                err
+            );
+        });
+        Ok(Self {
+            _v2: v2,
+            _extents: extents.ok(),
+        })
+    }
+}
 
 fn register() -> Result<Option<Pin<KBox<Registration<Memfd>>>>> {
     // In test kernels, the handler has shared state that is of no use otherwise.
@@ -68,7 +137,7 @@ fn register() -> Result<Option<Pin<KBox<Registration<Memfd>>>>> {
     match registration {
         Err(EEXIST) => {
             pr_info!(
-                "inactive: the kernel's own memfd handler is in use; unload memfd_luo, or build the kernel without CONFIG_LIVEUPDATE_MEMFD, to use this one\n"
+                "inactive: the kernel's own memfd handler is in use; unload memfd_luo, or build the kernel without CONFIG_LIVEUPDATE_MEMFD, to use this one; only rs-memfd-v1 is read here\n"
             );
             Ok(None)
         }

@@ -45,6 +45,18 @@ pub fn is_read_write(file: &File) -> bool {
     file.flags() & flags::O_ACCMODE == flags::O_RDWR
 }
 
+/// Whether the mode of the file lets anybody execute it.
+pub fn is_executable(file: &File) -> bool {
+    // SAFETY: The file is alive.
+    unsafe { bindings::luo_helper_file_is_exec(file.as_ptr()) }
+}
+
+/// Takes away the permission to execute a file that nobody else uses yet.
+pub(crate) fn set_noexec(file: &File) {
+    // SAFETY: The file is alive.
+    unsafe { bindings::luo_helper_set_file_noexec(file.as_ptr()) };
+}
+
 /// The seals of a memfd, as `F_GET_SEALS` gives them. Fails with `EOPNOTSUPP` if not all are known.
 pub fn seals(file: &File) -> Result<Seals> {
     // SAFETY: The file is alive.

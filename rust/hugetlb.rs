@@ -84,8 +84,7 @@ impl<'a> Hugetlb<'a> {
 
     /// Whether the mode of the file lets anybody execute it.
     pub fn is_executable(self) -> bool {
-        // SAFETY: By the type invariants.
-        unsafe { bindings::luo_helper_hugetlb_is_exec(self.as_ptr()) }
+        fs::is_executable(self.0)
     }
 
     /// Allocates huge pages where there are none, from the pool, as `fallocate()` does.
@@ -163,8 +162,7 @@ impl NewHugetlb {
 
     /// Takes away the permission to execute it.
     pub fn set_noexec(&self) {
-        // SAFETY: By the type invariants nobody else knows the file.
-        unsafe { bindings::luo_helper_hugetlb_set_noexec(self.file.as_ptr()) };
+        fs::set_noexec(&self.file);
     }
 
     /// Adds seals.

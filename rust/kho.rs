@@ -18,8 +18,10 @@ mod folios;
 mod incoming;
 mod incoming_extents;
 mod incoming_list;
+mod incoming_runs;
 mod incoming_vec;
 mod outgoing;
+mod runs;
 
 pub use self::{
     extents::PreservedExtents,
@@ -38,6 +40,11 @@ pub use self::{
         IncomingList,
         IntactRecord, //
     },
+    incoming_runs::{
+        HeldRuns,
+        IncomingRuns,
+        ListedRuns, //
+    },
     incoming_vec::IncomingVec,
     outgoing::{
         PreservedBox,
@@ -50,6 +57,7 @@ pub use self::{
         ListedFolios,
         RestoreError, //
     },
+    runs::PreservedRuns,
 };
 
 mod restored;

@@ -5,9 +5,9 @@
 //! A handler module implements [`liveupdate::FileHandler`] for a file type and holds a
 //! [`liveupdate::Registration`]. Everything it preserves is an owner in the old kernel that undoes
 //! the preservation when it is dropped ([`kho::PreservedBox`], [`kho::PreservedVec`],
-//! [`kho::PreservedFolios`]), and everything that arrives is a value in the new kernel that can be
+//! [`kho::PreservedFolios`], [`kho::PreservedRuns`]), and everything that arrives is a value in the new kernel that can be
 //! used up only once and frees what it stands for when it is dropped ([`kho::Incoming`],
-//! [`kho::IncomingVec`], [`kho::IncomingFolios`]). Nothing turns one kind into the other.
+//! [`kho::IncomingVec`], [`kho::IncomingFolios`], [`kho::IncomingRuns`]). Nothing turns one kind into the other.
 //!
 //! C headers: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h),
 //! [`include/linux/kexec_handover.h`](srctree/include/linux/kexec_handover.h)
@@ -30,29 +30,44 @@ pub mod kho;
 pub mod liveupdate;
 pub mod memfd;
 pub mod orphan;
+pub mod param;
 pub mod pin;
 pub mod shmem;
 pub mod status;
 pub mod test;
 
-/// A modinfo field that names the format a module reads and writes, for a static in `.modinfo`.
+/// A field for a static in `.modinfo`: see [`modinfo!`](crate::modinfo).
 #[doc(hidden)]
-pub const fn modinfo_format<const LEN: usize>(name: &CStr) -> [u8; LEN] {
-    const KEY: &[u8] = b"format=";
-
-    let name = name.to_bytes_with_nul();
-    assert!(LEN == KEY.len() + name.len());
+pub const fn modinfo_field<const LEN: usize>(key: &[u8], value: &[u8]) -> [u8; LEN] {
+    assert!(LEN == key.len() + value.len() + 2);
     let mut field = [0; LEN];
     let mut i = 0;
-    while i < LEN {
-        field[i] = if i < KEY.len() {
-            KEY[i]
+    while i < LEN - 1 {
+        field[i] = if i < key.len() {
+            key[i]
+        } else if i == key.len() {
+            b'='
         } else {
-            name[i - KEY.len()]
+            value[i - key.len() - 1]
         };
         i += 1;
     }
     field
+}
+
+/// Adds a field to what `modinfo` tells of a module. `$value` is a slice of bytes.
+#[macro_export]
+macro_rules! modinfo {
+    ($key:literal, $value:expr) => {
+        const _: () = {
+            #[cfg(MODULE)]
+            #[link_section = ".modinfo"]
+            #[used(compiler)]
+            static FIELD: [u8; LEN] = $crate::modinfo_field($key.as_bytes(), $value);
+            #[cfg(MODULE)]
+            const LEN: usize = $key.len() + $value.len() + 2;
+        };
+    };
 }
 
 /// To be called in long loops: lets others run, and tells whether the task is being killed.

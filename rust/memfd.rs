@@ -45,6 +45,11 @@ impl NewMemfd {
         })
     }
 
+    /// Takes away the permission to execute it.
+    pub fn set_noexec(&self) {
+        fs::set_noexec(&self.file);
+    }
+
     /// Adds seals.
     pub fn add_seals(&self, seals: Seals) -> Result {
         fs::add_seals(&self.file, seals)
@@ -61,6 +66,12 @@ impl NewMemfd {
     /// Sets the file position.
     pub fn set_pos(&self, pos: u64) -> Result {
         fs::set_pos(&self.file, pos)
+    }
+
+    /// Order of the largest folio that can be in it.
+    pub fn max_folio_order(&self) -> u32 {
+        // SAFETY: The file is alive.
+        unsafe { bindings::luo_helper_shmem_max_order(self.file.as_ptr()) }
     }
 
     /// Puts folios to their places. The page cache takes references of its own.

@@ -6,8 +6,8 @@
 //! of index. An extent is a run of folios, so that a file in one piece needs one record whatever its
 //! size. An index that is in no extent is a hole.
 //!
-//! All folios of a list have one size, `1 << order` pages. KHO keeps each of them as a preservation of
-//! its own of this order.
+//! All folios of a list have one size, `1 << order` pages. Unless a format says something else, KHO keeps
+//! each of them as a preservation of its own of this order.
 //!
 //! The list has a checksum in the header, which finds damage, not malice: what the numbers say is
 //! checked all the same, by [`ExtentList::parse`] and [`ExtentChecker`].
@@ -122,17 +122,26 @@ impl ExtentSer {
         Class::from_number(self.pfn >> Self::CLASS_SHIFT)
     }
 
-    /// Adds another one that is a folio of `1 << order` pages, if it follows directly.
+    /// A run of `nr` folios from the given index on. `pfn` has at most 52 bits, as addresses have 64.
+    #[inline]
+    #[must_use]
+    pub const fn run(class: Class, pfn: u64, index: u32, nr: u32) -> Self {
+        Self {
+            nr,
+            ..Self::new(class, pfn, index)
+        }
+    }
+
+    /// Adds another one of folios of `1 << order` pages, if it follows directly.
     #[inline]
     #[must_use]
     pub fn extend(&mut self, next: &Self, order: u32) -> bool {
         let follows = |extent: &Self| {
             let pages = u64::from(extent.nr).checked_mul(1u64.checked_shl(order)?)?;
-            let more = extent.nr.checked_add(1)?;
+            let more = extent.nr.checked_add(next.nr)?;
             let fits = extent.nr != 0
                 && extent.pfn.checked_add(pages)? == next.pfn
-                && extent.index.checked_add(extent.nr)? == next.index
-                && next.nr == 1;
+                && extent.index.checked_add(extent.nr)? == next.index;
             fits.then_some(more)
         };
         match follows(self) {

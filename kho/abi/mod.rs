@@ -23,6 +23,7 @@ pub mod extents;
 pub mod guest_memfd;
 pub mod hugetlb;
 pub mod memfd;
+pub mod memfd_extents;
 mod page;
 pub mod pin;
 pub mod pools;

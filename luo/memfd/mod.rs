@@ -1,10 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
-//! The handler: see the module's description.
+//! The handlers: see the module's description.
 
+mod extents;
 mod preserve;
 mod retrieve;
 
+pub(crate) use self::extents::MemfdExtents;
+
+use crate::{
+    module_parameters,
+    FORMAT,
+    V2, //
+};
+use core::num::NonZeroU32;
 use kernel::{
     fs::File,
     prelude::*, //
@@ -36,11 +45,25 @@ use luo::{
     },
     max_folio_order,
     shmem::Shmem,
-    test::TestFlb, //
+    test::{
+        self,
+        TestFlb, //
+    }, //
 };
 
-/// Preserves and restores memfds.
+/// Preserves and restores memfds in the kernel's own format.
 pub(crate) struct Memfd;
+
+fn is_memfd(file: &File) -> bool {
+    Shmem::new(file).is_some() && fs::is_unlinked(file)
+}
+
+/// Pages that are pinned at a time.
+fn chunk() -> NonZeroU32 {
+    test::chunk()
+        .or(NonZeroU32::new(module_parameters::pin_chunk.value()))
+        .unwrap_or(NonZeroU32::MIN)
+}
 
 #[vtable]
 impl FileHandler for Memfd {
@@ -54,8 +77,9 @@ impl FileHandler for Memfd {
     type Memory = IncomingFolios<FolioSer>;
     type Checked = ListedFolios<FolioSer>;
 
+    /// LUO asks this handler first, and then the other one.
     fn can_preserve(file: &File) -> bool {
-        Shmem::new(file).is_some() && fs::is_unlinked(file)
+        FORMAT.get() == V2 && is_memfd(file)
     }
 
     fn preserve(file: &File) -> Result<Preserved<MemfdSer, preserve::State>> {

@@ -2,8 +2,7 @@
 
 //! The old kernel's side.
 
-use crate::module_parameters;
-use core::num::NonZeroU32;
+use super::chunk;
 use kernel::{
     fs::File,
     prelude::*, //
@@ -22,8 +21,7 @@ use luo::{
     shmem::{
         FrozenShmem,
         Shmem, //
-    },
-    test, //
+    }, //
 };
 
 /// What is undone if the update does not happen.
@@ -36,15 +34,9 @@ pub(crate) struct State {
 
 impl State {
     #[cfg(CONFIG_LIVEUPDATE_TEST)]
-    pub(super) fn test_records(&self) -> test::Records<'_> {
-        test::Records::new(&self.folios)
+    pub(super) fn test_records(&self) -> luo::test::Records<'_> {
+        luo::test::Records::new(&self.folios)
     }
-}
-
-fn chunk() -> NonZeroU32 {
-    test::chunk()
-        .or(NonZeroU32::new(module_parameters::pin_chunk.value()))
-        .unwrap_or(NonZeroU32::MIN)
 }
 
 pub(super) fn preserve(file: &File) -> Result<Preserved<MemfdSer, State>> {

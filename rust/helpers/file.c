@@ -26,3 +26,15 @@ bool luo_helper_set_file_pos(struct file *file, loff_t pos)
 {
 	return vfs_setpos(file, pos, MAX_LFS_FILESIZE) == pos;
 }
+
+/* Whether the mode of the file lets anybody execute it. */
+bool luo_helper_file_is_exec(struct file *file)
+{
+	return file_inode(file)->i_mode & 0111;
+}
+
+/* Only for a file that nobody else knows yet. */
+void luo_helper_set_file_noexec(struct file *file)
+{
+	file_inode(file)->i_mode &= ~0111;
+}

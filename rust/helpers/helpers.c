@@ -9,5 +9,6 @@
 #include "folio.c"
 #include "hugetlb.c"
 #include "kho.c"
+#include "runs.c"
 #include "shmem.c"
 #include "task.c"

@@ -11,6 +11,7 @@
 struct address_space;
 struct file;
 struct folio;
+struct kho_run;
 struct module;
 
 /* file.c */
@@ -18,6 +19,8 @@ unsigned long luo_helper_file_inode_key(struct file *file);
 u64 luo_helper_file_ino(struct file *file);
 loff_t luo_helper_file_pos(struct file *file);
 bool luo_helper_file_is_unlinked(struct file *file);
+bool luo_helper_file_is_exec(struct file *file);
+void luo_helper_set_file_noexec(struct file *file);
 bool luo_helper_set_file_pos(struct file *file, loff_t pos);
 
 /* folio.c */
@@ -36,6 +39,12 @@ unsigned int luo_helper_take_folios(const phys_addr_t *phys, unsigned int nr,
 int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 			       struct file *file, u64 index, u64 *words,
 			       unsigned int *nr_done);
+int luo_helper_take_runs(struct file *file, u64 *index, u64 end,
+			 struct kho_run *runs, unsigned int *nr,
+			 unsigned int max);
+void luo_helper_unpreserve_run(u64 pfn, u64 nr_pages);
+void luo_helper_put_run(u64 pfn, u64 nr_pages);
+bool luo_helper_run_poisoned(u64 pfn, u64 nr_pages);
 
 /* guest_memfd.c */
 #ifdef CONFIG_KVM_GUEST_MEMFD
@@ -86,8 +95,6 @@ bool luo_helper_hugetlb_is_memfd(struct file *file);
 unsigned int luo_helper_hugetlb_order(struct file *file);
 loff_t luo_helper_hugetlb_size(struct file *file);
 void luo_helper_hugetlb_set_size(struct file *file, loff_t size);
-bool luo_helper_hugetlb_is_exec(struct file *file);
-void luo_helper_hugetlb_set_noexec(struct file *file);
 int luo_helper_hugetlb_freeze(struct file *file);
 void luo_helper_hugetlb_thaw(struct file *file);
 int luo_helper_hugetlb_check(struct folio *folio);
@@ -106,6 +113,7 @@ void *luo_helper_phys_to_virt(phys_addr_t phys);
 bool luo_helper_is_shmem(struct file *file);
 loff_t luo_helper_shmem_size(struct file *file);
 void luo_helper_shmem_set_size(struct file *file, loff_t size);
+unsigned int luo_helper_shmem_max_order(struct file *file);
 int luo_helper_shmem_freeze(struct file *file);
 void luo_helper_shmem_thaw(struct file *file);
 int luo_helper_shmem_insert(struct file *file, struct folio **folios,

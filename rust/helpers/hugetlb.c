@@ -55,17 +55,6 @@ void luo_helper_hugetlb_set_size(struct file *file, loff_t size)
 	i_size_write(file_inode(file), size);
 }
 
-bool luo_helper_hugetlb_is_exec(struct file *file)
-{
-	return file_inode(file)->i_mode & 0111;
-}
-
-/* Only for a file that nobody else knows yet. */
-void luo_helper_hugetlb_set_noexec(struct file *file)
-{
-	file_inode(file)->i_mode &= ~0111;
-}
-
 int luo_helper_hugetlb_freeze(struct file *file)
 {
 	struct inode *inode = file_inode(file);

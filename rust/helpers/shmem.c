@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 
 #include <linux/fs.h>
+#include <linux/pagemap.h>
 #include <linux/shmem_fs.h>
 
 bool luo_helper_is_shmem(struct file *file)
@@ -17,6 +18,12 @@ loff_t luo_helper_shmem_size(struct file *file)
 void luo_helper_shmem_set_size(struct file *file, loff_t size)
 {
 	i_size_write(file_inode(file), size);
+}
+
+/* Order of the largest folio that can be in the page cache of a file. */
+unsigned int luo_helper_shmem_max_order(struct file *file)
+{
+	return mapping_max_folio_order(file->f_mapping);
 }
 
 int luo_helper_shmem_freeze(struct file *file)

@@ -57,6 +57,21 @@ impl PreservedExtents {
         Ok(())
     }
 
+    /// Makes records of extents that cannot be joined, in ascending order. There must be [room](Self::room)
+    /// for all of them: what is more is lost.
+    pub fn push_runs(&mut self, runs: impl Iterator<Item = ExtentSer>) {
+        let mut done = 0;
+        if let Ok(room) = self.list.room() {
+            for (slot, run) in room.iter_mut().zip(runs) {
+                slot.write(run);
+                self.sum.add_extent(&run);
+                self.nr += u64::from(run.nr);
+                done += 1;
+            }
+        }
+        self.list.commit(done);
+    }
+
     /// Makes a record of the last extent.
     fn flush(&mut self) -> Result {
         if self.run.nr != 0 {
@@ -126,9 +141,19 @@ impl PreservedExtents {
         sum.get()
     }
 
+    /// Calls `f` with each extent, until it fails.
+    pub fn try_for_each_extent(&self, mut f: impl FnMut(&ExtentSer) -> Result) -> Result {
+        self.list
+            .try_for_each(|page| page.iter().try_for_each(&mut f))?;
+        if self.run.nr != 0 {
+            f(&self.run)?;
+        }
+        Ok(())
+    }
+
     /// Calls `f` with the page number of each folio, until it fails.
     pub fn try_for_each(&self, mut f: impl FnMut(u64) -> Result) -> Result {
-        let mut all = |extent: &ExtentSer| {
+        self.try_for_each_extent(|extent| {
             (0..extent.nr).try_for_each(|i| {
                 // One record may stand for all memory of a guest.
                 if i % 1024 == 0 {
@@ -136,9 +161,6 @@ impl PreservedExtents {
                 }
                 f(extent.first() + (u64::from(i) << self.order))
             })
-        };
-        self.list
-            .try_for_each(|page| page.iter().try_for_each(&mut all))?;
-        all(&self.run)
+        })
     }
 }

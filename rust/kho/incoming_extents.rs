@@ -5,6 +5,7 @@
 use super::{
     incoming::{
         take_folio,
+        take_split,
         waiting_order, //
     },
     Abi,
@@ -32,7 +33,10 @@ use crate::{
 };
 use core::{
     ops::ControlFlow,
-    ptr::NonNull, //
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 use kernel::prelude::*;
 
@@ -46,18 +50,28 @@ pub trait ExtentFile {
     unsafe fn insert(&self, folio: NonNull<bindings::folio>, index: u32) -> Result;
 }
 
+/// What KHO keeps of an extent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// Each folio.
+    Folios,
+    /// Pieces that are as large as their alignment allows, out of which any folios are made.
+    Pieces,
+}
+
 /// Folios that wait to be restored. All are freed when this is dropped.
 ///
 /// The list of them is kept until the end: it tells which folios there are.
-struct Extents {
-    list: IncomingVec<ExtentSer>,
+pub(super) struct Extents {
+    pub(super) list: IncomingVec<ExtentSer>,
+    kept: Kept,
     /// That many folios from the start of the list were restored, and we have a reference of each.
     /// None is as long as the list was not checked.
-    restored: u64,
+    pub(super) restored: u64,
     /// That many of them are in a file.
     inserted: u64,
     /// As soon as it was parsed.
-    described: Option<ExtentList>,
+    pub(super) described: Option<ExtentList>,
     /// If this may be what only a guest may see, which is not left in free memory: permission to zero it.
     scrub: Option<HostAccess>,
 }
@@ -83,6 +97,42 @@ fn free_waiting(extent: &ExtentSer, scrub: Option<HostAccess>) {
             break;
         };
         pfn = next;
+    }
+}
+
+/// Frees what waits to be restored of `extent`, piece by piece.
+///
+/// The record may say anything: this ends at the first page that nothing was preserved at.
+fn free_pieces(extent: &ExtentSer) {
+    if extent.nr == 0 {
+        return;
+    }
+    let mut folios = [ptr::null_mut(); 32];
+    let (mut pfn, mut left) = (extent.first(), u64::from(extent.nr));
+    while left != 0 {
+        let Some(order) = waiting_order(pfn) else {
+            break;
+        };
+        if 1u64.checked_shl(order).is_none_or(|pages| pages > left) {
+            break;
+        }
+        let order = order.min(crate::max_folio_order());
+        let nr = usize::try_from(left >> order).map_or(folios.len(), |nr| nr.min(folios.len()));
+        let Some(room) = folios.get_mut(..nr) else {
+            break;
+        };
+        let taken = take_split(pfn, order, room);
+        if taken == 0 {
+            break;
+        }
+        for folio in room.iter().take(taken) {
+            // SAFETY: It was just restored, and the reference is ours.
+            unsafe { bindings::luo_helper_folio_put(*folio) };
+        }
+        let pages = (taken as u64) << order;
+        pfn = pfn.saturating_add(pages);
+        left = left.saturating_sub(pages);
+        crate::interrupted();
     }
 }
 
@@ -128,11 +178,21 @@ impl Drop for Extents {
         let mut restored = self.restored;
         let order = self.described.map_or(0, |list| list.order());
         let scrub = self.scrub;
+        let kept = self.kept;
         let mut release = |extent: &ExtentSer| {
             // CAST: At most a `u32`.
             let ours = restored.min(extent.nr.into()) as u32;
             restored = restored.saturating_sub(ours.into());
             let mut rest = *extent;
+            if kept == Kept::Pieces {
+                // SAFETY: The list was checked and cannot have changed since, folios were made of these
+                // pages, and our references of them are released here only.
+                unsafe { bindings::luo_helper_put_run(rest.first(), ours.into()) };
+                rest.pfn = rest.pfn.wrapping_add(ours.into());
+                rest.nr = rest.nr.wrapping_sub(ours);
+                free_pieces(&rest);
+                return;
+            }
             for _ in 0..ours {
                 // SAFETY: FFI call that only computes.
                 let folio = unsafe { bindings::luo_helper_pfn_folio(rest.first()) };
@@ -165,6 +225,35 @@ impl Drop for Extents {
     }
 }
 
+impl Extents {
+    /// Takes over what the list at `desc` names. Anything may be wrong with it.
+    ///
+    /// # Safety
+    ///
+    /// This may be called only once for a description that arrived.
+    pub(super) unsafe fn new(desc: KhoVmalloc, kept: Kept, scrub: Option<HostAccess>) -> Self {
+        Self {
+            // SAFETY: The caller guarantees it.
+            list: unsafe { IncomingVec::new(desc) },
+            kept,
+            restored: 0,
+            inserted: 0,
+            described: None,
+            scrub,
+        }
+    }
+
+    /// Checks the list, but not yet what is in it.
+    pub(super) fn check(&mut self, list: &ExtentList) -> Result<(), RestoreError> {
+        self.described = Some(*list);
+        self.scrub = HostAccess::to_scrub(list.class());
+        if let Some(array) = list.extents() {
+            self.list.check(array).map_err(RestoreError::List)?;
+        }
+        Ok(())
+    }
+}
+
 /// Folios of a file as the previous kernel describes them.
 ///
 /// If this is dropped, all are freed that can be identified.
@@ -181,23 +270,14 @@ impl IncomingExtents {
         class: Class,
     ) -> Self {
         let desc = desc(&header);
-        Self(Extents {
-            // SAFETY: The header is used up.
-            list: unsafe { IncomingVec::new(desc) },
-            restored: 0,
-            inserted: 0,
-            described: None,
-            scrub: HostAccess::to_scrub(class),
-        })
+        let scrub = HostAccess::to_scrub(class);
+        // SAFETY: The header is used up.
+        Self(unsafe { Extents::new(desc, Kept::Folios, scrub) })
     }
 
     /// Checks the list, but not yet what is in it.
     pub fn check(mut self, list: &ExtentList) -> Result<ListedExtents, RestoreError> {
-        self.0.described = Some(*list);
-        self.0.scrub = HostAccess::to_scrub(list.class());
-        if let Some(array) = list.extents() {
-            self.0.list.check(array).map_err(RestoreError::List)?;
-        }
+        self.0.check(list)?;
         Ok(ListedExtents(self.0))
     }
 }
@@ -206,7 +286,7 @@ impl IncomingExtents {
 pub struct ListedExtents(Extents);
 
 /// Calls `f` with the number of each record and the record, as many as there should be.
-fn for_each_record<B>(
+pub(super) fn for_each_record<B>(
     records: &IncomingVec<ExtentSer>,
     list: &ExtentList,
     mut f: impl FnMut(u64, &ExtentSer) -> ControlFlow<B>,

@@ -2,6 +2,17 @@
 
 //! What makes a handler a module.
 
+/// Lets `modinfo` tell that a module is for the format of the handler `$handler`.
+#[macro_export]
+macro_rules! handler_format {
+    ($handler:ty) => {
+        $crate::modinfo!(
+            "format",
+            <$handler as $crate::liveupdate::FileHandler>::COMPATIBLE.to_bytes()
+        );
+    };
+}
+
 /// Defines the type of a module that registers the handler `$handler` while it is loaded, if live update
 /// is on, and the `modinfo` field that names its format.
 ///
@@ -18,17 +29,7 @@ macro_rules! handler_module {
         );
     };
     ($module:ident, $handler:ty, $register:expr, $needs:ty) => {
-        /// Lets `modinfo` tell which format the module is for.
-        #[cfg(MODULE)]
-        #[link_section = ".modinfo"]
-        #[used(compiler)]
-        static FORMAT: [u8; FORMAT_LEN] =
-            $crate::modinfo_format(<$handler as $crate::liveupdate::FileHandler>::COMPATIBLE);
-        #[cfg(MODULE)]
-        const FORMAT_LEN: usize = "format=".len()
-            + <$handler as $crate::liveupdate::FileHandler>::COMPATIBLE
-                .to_bytes_with_nul()
-                .len();
+        $crate::handler_format!($handler);
 
         struct $module {
             /// [`None`] if there is nothing to do. The registration goes first.

@@ -36,6 +36,18 @@ impl Extent {
         (0..self.nr).map(|i| (self.pfn + (u64::from(i) << self.order), self.index + i))
     }
 
+    /// Page number of the first page.
+    #[inline]
+    pub fn pfn(&self) -> u64 {
+        self.pfn
+    }
+
+    /// Index of the first folio in the file, in folios.
+    #[inline]
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Number of folios.
     #[inline]
     pub fn nr(&self) -> u32 {
