@@ -2,7 +2,9 @@
 
 //! `luoctl`: shows the state of live updates and holds sessions on behalf of VMMs.
 
+mod format;
 mod hold;
+mod modinfo;
 mod output;
 mod reason;
 mod session;
@@ -20,6 +22,8 @@ Examples:
   luoctl hold &                          hold sessions until they are released or finished
   luoctl session create vm-7 -- my-vmm   start a VMM that inherits its session
   luoctl session list                    which sessions are held
+  luoctl format rs-memfd-v1 --next /lib/modules/7.3.9
+                                         hand memfds over faster, if that kernel can read it
 After the live update:
   luoctl hold &
   luoctl session retrieve vm-7 -- my-vmm --resume
@@ -38,6 +42,7 @@ enum Command {
     Status(status::Args),
     Hold(hold::Args),
     Session(session::Args),
+    Format(format::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Hold(args) => hold::run(&args),
         Command::Session(args) => session::run(&args),
+        Command::Format(args) => format::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

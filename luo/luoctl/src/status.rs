@@ -79,6 +79,15 @@ struct Status {
     huge_pages: Vec<Record>,
 }
 
+impl Status {
+    /// Whether there is a handler that writes. Beside the kernel's own, that of our second format only reads.
+    fn can_preserve(&self) -> bool {
+        let reader = Value::Text("rs-memfd-v1".into());
+        let mut handlers = self.handlers.iter();
+        handlers.any(|handler| handler.get("compatible") != Some(&reader))
+    }
+}
+
 pub(crate) fn run(args: &Args) -> Result<()> {
     let text = match &args.from {
         Some(path) => read(path).with_context(|| format!("cannot read {}", path.display()))?,
@@ -90,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         tables(&status)
     })?;
-    if status.handlers.is_empty() && args.from.is_none() {
+    if !status.can_preserve() && args.from.is_none() {
         bail!("nothing can be preserved: {}", reason(Path::new("/")));
     }
     Ok(())
