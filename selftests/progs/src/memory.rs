@@ -154,6 +154,13 @@ impl Map {
         Ok(pfns.collect())
     }
 
+    /// Splits the huge pages that are mapped here into single pages, which stay where they are.
+    pub fn split_huge(&self) -> io::Result<()> {
+        let (start, end) = (self.base as usize, self.base as usize + self.len);
+        let order = format!("{},{start:#x},{end:#x}", std::process::id());
+        std::fs::write("/sys/kernel/debug/split_huge_pages", order)
+    }
+
     /// Where it is mapped.
     pub fn address(&self) -> usize {
         self.base as usize

@@ -17,6 +17,7 @@ use anyhow::{
 mod abort;
 mod access;
 mod content;
+mod extents_bad;
 mod faults;
 mod finish;
 mod freeze;
@@ -25,6 +26,7 @@ mod gmem;
 mod holes;
 mod huge;
 mod hugetlb;
+mod large;
 mod limits;
 mod module;
 mod seals;
@@ -102,6 +104,8 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         faults::CASES,
         gmem::CASES,
         hugetlb::CASES,
+        large::CASES,
+        extents_bad::CASES,
         crate::bad::CASES,
     ]
     .into_iter()

@@ -44,7 +44,7 @@ fn layout() -> Layout {
 const SIGNATURE: &[u8] = b"SWAPSPACE2";
 
 /// Makes a compressed swap device; false if the kernel has none.
-fn swap_on() -> Result<bool> {
+pub(super) fn swap_on() -> Result<bool> {
     let device = "/dev/zram0";
     if !Path::new(device).exists() {
         return Ok(false);
@@ -65,7 +65,7 @@ fn swap_on() -> Result<bool> {
     Ok(true)
 }
 
-fn swapped(name: &str) -> Result<u64> {
+pub(super) fn swapped(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo")?;
     let line = text.lines().find_map(|l| l.strip_prefix(name));
     let kib = line
