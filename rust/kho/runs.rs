@@ -22,6 +22,7 @@ use crate::{
         self,
         kho_run, //
     },
+    health::BrokenPages,
     pin::PinBuffer,
     shmem::Shmem, //
 };
@@ -50,6 +51,8 @@ pub struct PreservedRuns {
     nr: usize,
     /// The index in the file of the first of `runs`.
     first: u32,
+    /// Before any of them was looked at.
+    broken: BrokenPages,
 }
 
 impl PreservedRuns {
@@ -65,6 +68,7 @@ impl PreservedRuns {
             runs: KBox::init(pin_init::init_zeroed(), GFP_KERNEL)?,
             nr: 0,
             first: 0,
+            broken: BrokenPages::count(),
         };
         let mut buffer = PinBuffer::new();
         let mut next = 0u64;
@@ -167,7 +171,7 @@ impl PreservedRuns {
 
     /// Fails with `EHWPOISON` if memory broke since it was preserved.
     pub fn check_health(&self) -> Result {
-        if !cfg!(CONFIG_MEMORY_FAILURE) {
+        if self.broken.is_unchanged() {
             return Ok(());
         }
         self.extents.try_for_each_extent(|extent| {
