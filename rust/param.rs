@@ -76,7 +76,10 @@ unsafe extern "C" fn set(val: *const c_char, param: *const bindings::kernel_para
 unsafe extern "C" fn get(to: *mut c_char, param: *const bindings::kernel_param) -> c_int {
     // SAFETY: The caller guarantees it: it points to a `Choice`.
     let choice = unsafe { &*(*param).__bindgen_anon_1.arg.cast::<Choice>() };
-    let name = choice.names.get(choice.get()).map_or(&[][..], |n| n.to_bytes());
+    let name = choice
+        .names
+        .get(choice.get())
+        .map_or(&[][..], |n| n.to_bytes());
     let name = name.get(..PAGE_SIZE - 2).unwrap_or(name);
     let to = to.cast::<u8>();
     // SAFETY: There is room, for a line and a final NUL.

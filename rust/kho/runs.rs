@@ -152,7 +152,12 @@ impl PreservedRuns {
         // INVARIANT: They are preserved.
         self.extents.push_runs(runs.iter().map(|run| {
             // CAST: A file has less than 2^32 pages.
-            let next = ExtentSer::run(Class::Shared, run.pfn as u64, self.first, run.nr_pages as u32);
+            let next = ExtentSer::run(
+                Class::Shared,
+                run.pfn as u64,
+                self.first,
+                run.nr_pages as u32,
+            );
             self.first = self.first.wrapping_add(next.nr);
             next
         }));
@@ -176,9 +181,8 @@ impl PreservedRuns {
         }
         self.extents.try_for_each_extent(|extent| {
             // SAFETY: By the type invariants, we have references of the folios.
-            let poisoned = unsafe {
-                bindings::luo_helper_run_poisoned(extent.first(), extent.nr.into())
-            };
+            let poisoned =
+                unsafe { bindings::luo_helper_run_poisoned(extent.first(), extent.nr.into()) };
             if poisoned {
                 return Err(EHWPOISON);
             }
