@@ -233,7 +233,9 @@ fn main() -> ExitCode {
     match perform(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vmm: {error:#}");
+            // In one piece: other processes of a test write to the same console.
+            let line = format!("vmm: {error:#}\n");
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
             ExitCode::FAILURE
         }
     }
