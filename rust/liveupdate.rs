@@ -53,7 +53,6 @@ use kernel::{
     },
     fs::File,
     module::this_module,
-    new_mutex,
     prelude::*,
     rbtree::RBTree,
     sync::{
@@ -62,6 +61,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        static_lock_class,
         Mutex, //
     },
     types::Opaque,
@@ -292,7 +292,7 @@ impl<T: FileHandler> Registration<T> {
         )?;
         KBox::try_pin_init(
             try_pin_init!(Self {
-                live <- new_mutex!(RBTree::new()),
+                live <- Mutex::new(RBTree::new(), LIVE, static_lock_class!()),
                 report,
                 ready: Atomic::new(false),
                 flb,
@@ -336,3 +336,7 @@ pub(crate) const fn padded<const LEN: usize>(name: &CStr) -> [u8; LEN] {
 pub(crate) const fn owner<T: FileHandler>() -> *mut kernel::bindings::module {
     this_module::<T::OwnerModule>().as_ptr()
 }
+/// The name of the lock of all registrations. lockdep compares addresses, and a literal in a generic function
+/// has another one in each module that uses it.
+static LIVE: &CStr = c"luo_live";
+
