@@ -21,6 +21,7 @@ mod incoming_list;
 mod incoming_runs;
 mod incoming_vec;
 mod outgoing;
+mod progress;
 mod runs;
 
 pub use self::{
@@ -61,6 +62,7 @@ pub use self::{
 };
 
 mod restored;
+mod waiting;
 
 use crate::abi::PageSize;
 use kernel::{

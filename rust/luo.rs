@@ -30,6 +30,7 @@ pub mod kho;
 pub mod liveupdate;
 pub mod memfd;
 pub mod orphan;
+pub(crate) mod parallel;
 pub mod param;
 pub mod pin;
 pub mod shmem;

@@ -29,9 +29,9 @@ pub(super) fn retrieve(
     header: &Header,
 ) -> Result<Retrieved<HeldFolios<FolioSer>>, RestoreError> {
     let file = create(header).map_err(RestoreError::Create)?;
-    let mut checker = FolioChecker::new(header, PAGE, max_folio_order());
-    let live = folios.insert_into(&file, |record, order| {
-        checker.check(record, |_| order).map(|_| ())
+    let live = folios.insert_into(&file, || {
+        let mut checker = FolioChecker::new(header, PAGE, max_folio_order());
+        move |record: &FolioSer, order| checker.check(record, |_| order).map(|_| ())
     })?;
     Ok(Retrieved {
         file: file.into_file(),

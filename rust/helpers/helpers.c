@@ -9,6 +9,7 @@
 #include "folio.c"
 #include "hugetlb.c"
 #include "kho.c"
+#include "parallel.c"
 #include "runs.c"
 #include "shmem.c"
 #include "task.c"

@@ -109,6 +109,11 @@ int luo_helper_hugetlb_insert(struct file *file, struct folio *folio,
 phys_addr_t luo_helper_virt_to_phys(const void *mem);
 void *luo_helper_phys_to_virt(phys_addr_t phys);
 
+/* parallel.c */
+unsigned int luo_helper_cpus(void);
+void luo_helper_parallel(void (*fn)(void *context, unsigned int nr),
+			 void *context, unsigned int nr);
+
 /* shmem.c */
 bool luo_helper_is_shmem(struct file *file);
 loff_t luo_helper_shmem_size(struct file *file);

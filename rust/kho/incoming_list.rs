@@ -10,6 +10,7 @@ use super::{
 use crate::abi::{
     self,
     guest_memfd::policy::PolicySer,
+    vfio_pci::ConfigSer,
     vmalloc::{
         CheckedVmalloc,
         KhoVmalloc, //
@@ -24,6 +25,12 @@ pub trait IntactRecord: Abi {
 }
 
 impl IntactRecord for PolicySer {
+    fn is_intact(&self) -> bool {
+        self.is_intact()
+    }
+}
+
+impl IntactRecord for ConfigSer {
     fn is_intact(&self) -> bool {
         self.is_intact()
     }

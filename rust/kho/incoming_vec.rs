@@ -102,10 +102,19 @@ impl<T: Abi> IncomingVec<T> {
     /// Calls `f` with each page of elements, in order, and the position of the first of them.
     ///
     /// Ends when `f` breaks.
-    pub fn for_each_page<B>(
+    pub fn for_each_page<B>(&self, f: impl FnMut(u64, &[T]) -> ControlFlow<B>) -> ControlFlow<B> {
+        self.for_each_page_from(0, f)
+    }
+
+    /// As [`Self::for_each_page`], but starts with the element at the position `from`, and so perhaps
+    /// with a part of a page.
+    pub fn for_each_page_from<B>(
         &self,
+        from: u64,
         mut f: impl FnMut(u64, &[T]) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
+        let per_page = PAGE.bytes() << u32::from(self.desc.order).min(31);
+        let per_page = per_page / mem::size_of::<T>() as u64;
         let mut position = 0u64;
         let mut next = self.desc.first;
         let chunks = if self.complete { self.chunks } else { 0 };
@@ -119,14 +128,20 @@ impl<T: Abi> IncomingVec<T> {
                 break;
             };
             for phys in entries.iter().take_while(|phys| **phys != 0) {
-                // SAFETY: As above.
-                let Some(page) = (unsafe { Taken::again(*phys, self.desc.order.into()) }) else {
-                    break;
-                };
-                let page = mem::ManuallyDrop::new(page);
-                let elements = page.as_slice::<T>();
-                f(position, elements)?;
-                position = position.saturating_add(elements.len() as u64);
+                let next = position.saturating_add(per_page);
+                if next > from {
+                    // SAFETY: As above.
+                    let Some(page) = (unsafe { Taken::again(*phys, self.desc.order.into()) })
+                    else {
+                        break;
+                    };
+                    let page = mem::ManuallyDrop::new(page);
+                    let first = from.max(position);
+                    // CAST: Less than there are in a page.
+                    let skip = (first - position) as usize;
+                    f(first, page.as_slice::<T>().get(skip..).unwrap_or_default())?;
+                }
+                position = next;
             }
             next = *link;
         }

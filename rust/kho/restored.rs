@@ -7,6 +7,10 @@ use super::{
         free,
         waiting_order, //
     },
+    progress::{
+        Part,
+        Progress, //
+    },
     FolioRecord,
     IncomingVec,
     PAGE, //
@@ -21,7 +25,8 @@ use crate::{
     },
     bindings,
     coco::HostAccess,
-    memfd::NewMemfd, //
+    memfd::NewMemfd,
+    parallel, //
 };
 use core::{
     ops::ControlFlow,
@@ -107,8 +112,8 @@ impl kernel::fmt::Display for RestoreError {
 /// is needed to remember them.
 struct Folios<R: FolioRecord> {
     list: IncomingVec<R>,
-    /// The folios of that many records were restored, and we have a reference of each.
-    restored: u64,
+    /// The folios of which records were restored, so that we have a reference of each.
+    progress: Progress,
     /// What follows that many records is not looked at, as far as that number is known.
     nr: u64,
     /// Folios that are larger are not ours.
@@ -117,26 +122,31 @@ struct Folios<R: FolioRecord> {
 
 impl<R: FolioRecord> Drop for Folios<R> {
     fn drop(&mut self) {
-        let (restored, nr, max_order) = (self.restored, self.nr, self.max_order);
+        let (progress, nr, max_order) = (&self.progress, self.nr, self.max_order);
         let is_ours = |record: R| {
             record.is_plausible()
                 && waiting_order(record.pfn()).is_some_and(|order| order <= max_order)
         };
         self.list.drain(is_ours, |first, records| {
-            let records = up_to(records, nr.saturating_sub(first));
-            for (at, record) in records.iter().enumerate() {
-                if record.pfn() == 0 {
-                    continue;
+            let mut records = up_to(records, nr.saturating_sub(first));
+            let mut position = first;
+            while !records.is_empty() {
+                let (restored, same) = progress.at(position);
+                let now = up_to(records, same);
+                for record in now.iter().filter(|record| record.pfn() != 0) {
+                    if restored {
+                        // SAFETY: The list was checked and cannot have changed since, this record's
+                        // folio was restored, and our reference of it is released here only.
+                        unsafe {
+                            let folio = bindings::luo_helper_pfn_folio(record.pfn());
+                            bindings::luo_helper_folio_put(folio);
+                        }
+                    } else if record.is_plausible() {
+                        free(record.pfn(), max_order);
+                    }
                 }
-                if first.saturating_add(at as u64) < restored {
-                    // SAFETY: The list was checked and cannot have changed since, this record's folio
-                    // was restored, and our reference of it is released here only.
-                    unsafe {
-                        bindings::luo_helper_folio_put(bindings::luo_helper_pfn_folio(record.pfn()))
-                    };
-                } else if record.is_plausible() {
-                    free(record.pfn(), max_order);
-                }
+                position = position.saturating_add(now.len() as u64);
+                records = records.get(now.len()..).unwrap_or_default();
             }
             // SAFETY: FFI call without requirements but that it may sleep.
             let _ = unsafe { bindings::luo_helper_interrupted() };
@@ -163,7 +173,7 @@ impl<R: FolioRecord> IncomingFolios<R> {
         Self(Folios {
             // SAFETY: The header is used up.
             list: unsafe { IncomingVec::new(desc) },
-            restored: 0,
+            progress: Progress::new(),
             nr: u64::MAX,
             max_order,
         })
@@ -187,70 +197,94 @@ impl<R: FolioRecord> IncomingFolios<R> {
 pub struct ListedFolios<R: FolioRecord>(Folios<R>);
 
 impl<R: FolioRecord> ListedFolios<R> {
-    /// Checks the records, and puts the folio of each into `file`.
+    /// Checks the records, and puts the folio of each into `file`. Several CPUs share the work if there is
+    /// much of it.
     ///
-    /// `check` is given the order of what was preserved at the page number, if anything. It is not
-    /// there any more when the number is found a second time.
+    /// For each part of the list, `checks` makes what checks its records in order: this is given the order
+    /// of what was preserved at the page number, if anything. It is not there any more when the number is
+    /// found a second time. Where parts meet, the page cache finds folios that overlap.
     ///
     /// If it fails, all folios are freed, in part when the file is.
-    pub fn insert_into(
+    pub fn insert_into<C>(
         mut self,
         file: &NewMemfd,
-        mut check: impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
-    ) -> Result<HeldFolios<R>, RestoreError> {
-        let batch = KBox::init(pin_init::init_zeroed::<Batch>(), GFP_KERNEL);
-        let mut batch = batch.map_err(RestoreError::Create)?;
+        checks: impl Fn() -> C + Sync,
+    ) -> Result<HeldFolios<R>, RestoreError>
+    where
+        C: FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
+    {
         let Folios {
             list,
-            restored,
+            progress,
             nr,
             max_order,
         } = &mut self.0;
-        let (nr, max_order) = (*nr, *max_order);
-        let flow = list.for_each_page(|_, records| {
-            // What is in the last page behind the last record is not looked at.
-            let mut records = up_to(records, nr.saturating_sub(*restored));
-            while let Some(record) = records.first() {
-                let first = *restored;
-                let taken = batch.take(records, max_order);
-                if taken == 0 {
-                    let pfn = record.pfn();
-                    let result = match check(record, waiting_order(pfn)) {
-                        // Somebody else has taken it just now.
-                        Ok(()) if pfn != 0 => Err(abi::Error::NotPreserved),
-                        result => result,
-                    };
-                    if let Err(err) = result {
-                        return ControlFlow::Break(RestoreError::Record(first, err));
-                    }
-                    *restored = first.saturating_add(1);
-                    records = records.get(1..).unwrap_or_default();
-                    continue;
-                }
-                // Their references are ours, whatever comes.
-                *restored = first.saturating_add(taken as u64);
-                let (now, rest) = records.split_at_checked(taken).unwrap_or_default();
-                if let Err((nr, err)) = batch.check(now, &mut check) {
-                    let nr = first.saturating_add(nr as u64);
-                    return ControlFlow::Break(RestoreError::Record(nr, err));
-                }
-                // SAFETY: The folios were just restored, so that they are not in use, and all their
-                // records were just checked.
-                if let Err((nr, err)) = unsafe { batch.insert_into(file, taken) } {
-                    let nr = first.saturating_add(nr as u64);
-                    return ControlFlow::Break(RestoreError::Insert(nr, err));
-                }
-                records = rest;
-            }
-            // SAFETY: FFI call without requirements but that it may sleep.
-            let _ = unsafe { bindings::luo_helper_interrupted() };
-            ControlFlow::Continue(())
+        *progress = Progress::plan(*nr).by_record();
+        let (list, max_order) = (&*list, *max_order);
+        parallel::for_each(progress.parts_mut(), |part| {
+            part.result = insert_part(list, part, max_order, file, checks());
         });
-        match flow {
-            ControlFlow::Break(err) => Err(err),
-            ControlFlow::Continue(()) if self.0.restored == nr => Ok(HeldFolios(self.0)),
-            ControlFlow::Continue(()) => Err(RestoreError::List(abi::Error::Array)),
+        progress.result()?;
+        Ok(HeldFolios(self.0))
+    }
+}
+
+/// Does one part of [`ListedFolios::insert_into`].
+fn insert_part<R: FolioRecord>(
+    list: &IncomingVec<R>,
+    part: &mut Part,
+    max_order: u32,
+    file: &NewMemfd,
+    mut check: impl FnMut(&R, Option<u32>) -> Result<(), abi::Error>,
+) -> Result<(), RestoreError> {
+    let batch = KBox::init(pin_init::init_zeroed::<Batch>(), GFP_KERNEL);
+    let mut batch = batch.map_err(RestoreError::Create)?;
+    let flow = list.for_each_page_from(part.at.record, |_, records| {
+        // What is in the last page behind the last record is not looked at.
+        let mut records = up_to(records, part.left());
+        if records.is_empty() {
+            return ControlFlow::Break(Ok(()));
         }
+        while let Some(record) = records.first() {
+            let first = part.position();
+            let taken = batch.take(records, max_order);
+            if taken == 0 {
+                let pfn = record.pfn();
+                let result = match check(record, waiting_order(pfn)) {
+                    // Somebody else has taken it just now.
+                    Ok(()) if pfn != 0 => Err(abi::Error::NotPreserved),
+                    result => result,
+                };
+                if let Err(err) = result {
+                    return ControlFlow::Break(Err(RestoreError::Record(first, err)));
+                }
+                part.done = part.done.saturating_add(1);
+                records = records.get(1..).unwrap_or_default();
+                continue;
+            }
+            // Their references are ours, whatever comes.
+            part.done = part.done.saturating_add(taken as u64);
+            let (now, rest) = records.split_at_checked(taken).unwrap_or_default();
+            if let Err((nr, err)) = batch.check(now, &mut check) {
+                let nr = first.saturating_add(nr as u64);
+                return ControlFlow::Break(Err(RestoreError::Record(nr, err)));
+            }
+            // SAFETY: The folios were just restored, so that they are not in use, and all their
+            // records were just checked.
+            if let Err((nr, err)) = unsafe { batch.insert_into(file, taken) } {
+                let nr = first.saturating_add(nr as u64);
+                return ControlFlow::Break(Err(RestoreError::Insert(nr, err)));
+            }
+            records = rest;
+        }
+        // SAFETY: FFI call without requirements but that it may sleep.
+        let _ = unsafe { bindings::luo_helper_interrupted() };
+        ControlFlow::Continue(())
+    });
+    match flow {
+        ControlFlow::Break(Err(err)) => Err(err),
+        _ if part.left() == 0 => Ok(()),
+        _ => Err(RestoreError::List(abi::Error::Array)),
     }
 }
 

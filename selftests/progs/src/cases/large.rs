@@ -108,7 +108,7 @@ const FORMAT: &str = "/sys/module/luo_memfd/parameters/format";
 const EXTENTS: &str = "rs-memfd-v1";
 
 fn layout() -> Layout {
-    Layout::full(0x1a46e, 8 * HUGE)
+    Layout::full(0x1a46e, 16 * HUGE)
 }
 
 /// How many pages have a flag in `/proc/kpageflags`.
