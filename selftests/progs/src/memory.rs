@@ -161,6 +161,16 @@ impl Map {
         std::fs::write("/sys/kernel/debug/split_huge_pages", order)
     }
 
+    /// Makes huge pages of what is mapped here. It has to be so large, and aligned.
+    pub fn collapse(&self) -> io::Result<()> {
+        const MADV_COLLAPSE: i32 = 25;
+        // SAFETY: The memory is mapped, and what is in it does not change.
+        match unsafe { libc::madvise(self.base.cast(), self.len, MADV_COLLAPSE) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Where it is mapped.
     pub fn address(&self) -> usize {
         self.base as usize

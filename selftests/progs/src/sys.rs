@@ -41,6 +41,27 @@ pub fn errno(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
+/// Has an emulator that looks for it tell how many instructions each CPU has executed, as the numbers with
+/// this name. To all others, it is an instruction that does nothing.
+#[inline(always)]
+pub fn counters(name: u8) {
+    match name {
+        // SAFETY: These change nothing.
+        #[cfg(target_arch = "x86_64")]
+        1 => unsafe { std::arch::asm!("nop dword ptr [rax + rax + 0x4c550001]") },
+        // SAFETY: As above.
+        #[cfg(target_arch = "x86_64")]
+        2 => unsafe { std::arch::asm!("nop dword ptr [rax + rax + 0x4c550002]") },
+        // SAFETY: As above: the register is not one.
+        #[cfg(target_arch = "aarch64")]
+        1 => unsafe { std::arch::asm!("movz xzr, #0x4c01") },
+        // SAFETY: As above.
+        #[cfg(target_arch = "aarch64")]
+        2 => unsafe { std::arch::asm!("movz xzr, #0x4c02") },
+        _ => {}
+    }
+}
+
 /// Free memory in bytes, with what the kernel keeps for convenience given back, and with the pages
 /// that each processor keeps at hand, which can be many after much was freed.
 pub fn mem_free() -> Result<u64> {

@@ -8,9 +8,10 @@
 //! [`compare`] shows what differs between two of them.
 //!
 //! Two comparisons have an order of their own: [`pair`] has both handlers change places in one kernel, and
-//! [`kinds`] goes through pages of all sizes.
+//! [`kinds`] goes through pages of all sizes. [`cpus`] compares one CPU with two.
 
 mod compare;
+mod cpus;
 mod goals;
 mod kinds;
 mod machine;
@@ -74,12 +75,15 @@ pub struct Options {
 
 /// The comparison of pages of all sizes.
 const HUGE_PAGES: &str = "huge-pages";
+/// The comparison of one CPU and two.
+const TWO_CPUS: &str = "two-cpus";
 
 /// What the user chose.
 struct Choice {
     cases: Vec<suite::Case>,
     pairs: Vec<pair::Case>,
     huge_pages: bool,
+    two_cpus: bool,
 }
 
 fn choose(test: Option<&str>) -> Result<Choice> {
@@ -100,6 +104,7 @@ fn choose(test: Option<&str>) -> Result<Choice> {
             .filter(|case| all && named(case.name))
             .collect(),
         huge_pages: all && named(HUGE_PAGES),
+        two_cpus: named(TWO_CPUS),
     })
 }
 
@@ -116,6 +121,7 @@ fn list() {
     for case in pair::CASES {
         println!("  {:36} handlers change places in one kernel", case.name);
     }
+    println!("* {TWO_CPUS:36} how much of retrieving a second CPU takes over");
     println!("  {HUGE_PAGES:36} pages of all sizes, one after the other");
 }
 
@@ -130,7 +136,8 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let choice = choose(options.test.as_deref())?;
-    if choice.cases.is_empty() && choice.pairs.is_empty() && !choice.huge_pages {
+    let more = choice.huge_pages || choice.two_cpus;
+    if choice.cases.is_empty() && choice.pairs.is_empty() && !more {
         bail!("no measurement has that name; selftests/vm/lab bench --list shows all");
     }
     build::everything(Build::new(options.arch, Variant::Plain))?;
@@ -139,6 +146,11 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     if !choice.cases.is_empty() {
         build::everything(Build::new(options.arch, Variant::Vanilla))?;
         failures = measure::all(options, &choice.cases, &mut report);
+    }
+    if choice.two_cpus {
+        report.two_cpus = cpus::measure(options.arch)?;
+    }
+    if !choice.cases.is_empty() {
         report.goals = goals::all(&report);
         table::print(&report);
     }
@@ -177,7 +189,7 @@ mod tests {
         assert!(!default.cases.is_empty() && default.pairs.is_empty() && !default.huge_pages);
         let all = choose(Some("all")).unwrap();
         assert!(all.cases.len() > default.cases.len());
-        assert!(all.pairs.len() == pair::CASES.len() && all.huge_pages);
+        assert!(all.pairs.len() == pair::CASES.len() && all.huge_pages && all.two_cpus);
         let one = choose(Some(HUGE_PAGES)).unwrap();
         assert!(one.huge_pages && one.cases.is_empty() && one.pairs.is_empty());
         let some = choose(Some("memfd-4k.every-other.*")).unwrap();

@@ -88,6 +88,9 @@ fn command(step: &Step, system: &System, number: usize) -> String {
     for module in system.modules {
         command += &format!(" /m/{module}.ko");
     }
+    if let Some(format) = system.format {
+        command += &format!(" && echo {format} > /sys/module/luo_memfd/parameters/format");
+    }
     if step.kexec {
         command += &format!(" && lu_bench kexec {}", number + 1);
     }
@@ -138,11 +141,13 @@ fn told(line: &str) -> Option<(&str, i64)> {
 
 /// What is known of the case that is preserved in a kernel from that kernel.
 const BEFORE: [&str; 3] = ["fragments", "preserve", "metadata"];
+/// And what is known only of some.
+const SOMETIMES: [&str; 2] = ["collapse", "collapsed"];
 /// And from the next one.
 const AFTER: [&str; 5] = ["free", "session", "retrieve", "access", "finish"];
 
 /// Why a machine did not get through, with the end of what it said.
-fn trouble(outcome: &Outcome) -> String {
+pub(super) fn trouble(outcome: &Outcome) -> String {
     let failed = outcome.stages.iter().find(|stage| stage.status != Some(0));
     let why = outcome.setup.clone().or_else(|| {
         failed.map(|stage| match stage.status {
@@ -164,6 +169,8 @@ fn figures(here: &Figures, next: &Figures, boot: Boot) -> Result<Figures, &'stat
             figures.insert((*name).into(), *from.get(*name).ok_or(*name)?);
         }
     }
+    let sometimes = SOMETIMES.map(|name| Some((name.into(), *here.get(name)?)));
+    figures.extend(sometimes.into_iter().flatten());
     figures.insert("freeze".into(), boot.freeze);
     figures.insert("boot".into(), boot.boot);
     figures.extend(boot.jump.map(|jump| ("jump".into(), jump)));

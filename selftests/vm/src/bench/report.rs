@@ -9,6 +9,7 @@ use serde::{
     Serialize, //
 };
 
+use super::cpus;
 use super::goals::Goal;
 use super::kinds;
 use super::machine::{
@@ -43,6 +44,7 @@ pub(super) struct Report {
     /// The handlers in one kernel.
     pub(super) handlers: Vec<pair::Row>,
     pub(super) huge_pages: Option<kinds::Report>,
+    pub(super) two_cpus: Vec<cpus::Row>,
 }
 
 /// A kernel and a handler without anything to preserve.
@@ -104,7 +106,8 @@ impl Row {
 
     /// Whether it is of that case, or of one that differs in size only.
     pub(super) fn is_like(&self, case: &Case) -> bool {
-        (self.kind, self.layout, self.files) == (case.kind, case.layout, case.files)
+        let same = self.name.ends_with(".collapsed") == case.collapse;
+        same && (self.kind, self.layout, self.files) == (case.kind, case.layout, case.files)
     }
 }
 
@@ -195,6 +198,7 @@ impl Report {
             goals: Vec::new(),
             handlers: Vec::new(),
             huge_pages: None,
+            two_cpus: Vec::new(),
         }
     }
 

@@ -50,16 +50,24 @@ impl Kind {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Layout {
     Contiguous,
+    /// As small pages, but in whole huge pages' places.
+    Aligned,
     EveryOther,
     Random,
 }
 
 impl Layout {
-    pub(super) const ALL: [Self; 3] = [Self::Contiguous, Self::EveryOther, Self::Random];
+    pub(super) const ALL: [Self; 4] = [
+        Self::Contiguous,
+        Self::Aligned,
+        Self::EveryOther,
+        Self::Random,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Contiguous => "contiguous",
+            Self::Aligned => "aligned",
             Self::EveryOther => "every-other",
             Self::Random => "random",
         }
@@ -73,6 +81,8 @@ pub(super) struct Case {
     pub(super) layout: Layout,
     pub(super) files: u64,
     pub(super) mib: u64,
+    /// Whether the kernel makes huge pages of it first.
+    pub(super) collapse: bool,
     /// Whether it is measured unless something else is asked for.
     pub(super) default: bool,
 }
@@ -81,20 +91,22 @@ pub(super) struct Case {
 pub(super) const SEED: u64 = 1;
 
 impl Case {
-    /// `memfd-4k.contiguous.256m`, and `.16f` behind it if there are 16 files.
+    /// `memfd-4k.contiguous.256m`, and `.16f` behind it if there are 16 files, `.collapsed` if so.
     pub(super) fn name(&self) -> String {
         let files = match self.files {
             1 => String::new(),
             files => format!(".{files}f"),
         };
+        let collapsed = if self.collapse { ".collapsed" } else { "" };
         let (kind, layout) = (self.kind.name(), self.layout.name());
-        format!("{kind}.{layout}.{}m{files}", self.mib)
+        format!("{kind}.{layout}.{}m{files}{collapsed}", self.mib)
     }
 
     /// Arguments of `lu_bench`.
     pub(super) fn args(&self) -> String {
+        let collapse = if self.collapse { " --collapse" } else { "" };
         format!(
-            "--kind {} --layout {} --mib {} --files {} --seed {SEED}",
+            "--kind {} --layout {} --mib {} --files {} --seed {SEED}{collapse}",
             self.kind.name(),
             self.layout.name(),
             self.mib,
@@ -108,6 +120,7 @@ impl Case {
             mib: (self.kind.page() >> 20).max(2),
             files: 1,
             layout: Layout::Contiguous,
+            collapse: false,
             ..*self
         }
     }
@@ -118,7 +131,8 @@ impl Case {
 
     /// Whether it may take a kernel forever.
     pub(super) fn is_large(&self) -> bool {
-        self.layout != Layout::Contiguous && self.kind.page() == 4 << 10 && self.mib > 64
+        let scattered = matches!(self.layout, Layout::EveryOther | Layout::Random);
+        scattered && !self.collapse && self.kind.page() == 4 << 10 && self.mib > 64
     }
 }
 
@@ -133,6 +147,7 @@ const AXES: &[Axis] = &[
         &[16, 64, 128, 256, 512, 1024, 2048],
         &[64, 128, 256, 1024],
     ),
+    (Kind::Memfd, Layout::Aligned, 1, &[64, 1024], &[1024]),
     (
         Kind::Memfd,
         Layout::EveryOther,
@@ -192,6 +207,9 @@ const AXES: &[Axis] = &[
     (Kind::GuestMemfd, Layout::Random, 1, &[8, 16, 32, 64], &[]),
 ];
 
+/// Scattered memory that is collapsed before it is preserved: MiB, and whether by default.
+const COLLAPSED: [(u64, bool); 3] = [(64, true), (256, false), (1024, false)];
+
 /// Everything there is to measure.
 pub(super) fn all() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -201,9 +219,18 @@ pub(super) fn all() -> Vec<Case> {
             layout,
             files,
             mib,
+            collapse: false,
             default: default.contains(&mib),
         }));
     }
+    cases.extend(COLLAPSED.map(|(mib, default)| Case {
+        kind: Kind::Memfd,
+        layout: Layout::EveryOther,
+        files: 1,
+        mib,
+        collapse: true,
+        default,
+    }));
     cases
 }
 
@@ -214,6 +241,8 @@ pub(super) struct System {
     pub(super) kernel: Variant,
     /// What is loaded in each of its kernels.
     pub(super) modules: &'static [&'static str],
+    /// The format of memfds, if it is not the first one.
+    pub(super) format: Option<&'static str>,
     kinds: &'static [Kind],
 }
 
@@ -227,26 +256,32 @@ impl System {
 pub(super) const REFERENCE: &str = "vanilla-c";
 /// What is compared with it.
 pub(super) const OURS: &str = "patched-rust";
+/// The same with the format of our own.
+pub(super) const EXTENTS: &str = "patched-extents";
 
+const MODULES: &[&str] = &["luo_rs", "luo_memfd", "luo_hugetlb", "luo_guest_memfd"];
 const MEMFD: &[Kind] = &[Kind::Memfd, Kind::MemfdThp];
 
-pub(super) const SYSTEMS: [System; 3] = [
+pub(super) const SYSTEMS: [System; 4] = [
     System {
         name: REFERENCE,
         kernel: Variant::Vanilla,
         modules: &[],
+        format: None,
         kinds: MEMFD,
     },
     System {
         name: "patched-c",
         kernel: Variant::Plain,
         modules: &["memfd_luo"],
+        format: None,
         kinds: MEMFD,
     },
     System {
         name: OURS,
         kernel: Variant::Plain,
-        modules: &["luo_rs", "luo_memfd", "luo_hugetlb", "luo_guest_memfd"],
+        modules: MODULES,
+        format: None,
         kinds: &[
             Kind::Memfd,
             Kind::MemfdThp,
@@ -254,6 +289,13 @@ pub(super) const SYSTEMS: [System; 3] = [
             Kind::Hugetlb1g,
             Kind::GuestMemfd,
         ],
+    },
+    System {
+        name: EXTENTS,
+        kernel: Variant::Plain,
+        modules: MODULES,
+        format: Some("rs-memfd-v1"),
+        kinds: MEMFD,
     },
 ];
 

@@ -43,6 +43,8 @@ impl HostCommand {
         while !qmp.exists() && start.elapsed() < GRACE {
             thread::sleep(Duration::from_millis(10));
         }
+        // The command may run after this program's file was built anew.
+        let lab = std::env::current_exe().unwrap_or_else(|_| super::SELF.into());
         let mut shell = Command::new("/bin/sh");
         shell
             .args(["-c", command])
@@ -50,6 +52,8 @@ impl HostCommand {
             .env("LU_LOG", work.join("console.log"))
             .env("LU_MARKS", work.join("marks"))
             .env("LU_STATE", work.join("state"))
+            .env("LU_WORK", work)
+            .env("LU_LAB", lab)
             .stdin(Stdio::null())
             .process_group(0);
         die_with_parent(&mut shell);

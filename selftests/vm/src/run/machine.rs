@@ -162,7 +162,9 @@ impl Spec<'_> {
                 ]);
             }
         }
-        args.extend_from_slice(self.more);
+        // Commas are written twice in QEMU's own syntax.
+        let work = path(self.work);
+        args.extend(self.more.iter().map(|word| word.replace("$LU_WORK", &work)));
         args
     }
 

@@ -7,6 +7,7 @@
 
 mod fill;
 mod prepare;
+mod shape;
 
 use std::io::{
     BufRead,
@@ -17,8 +18,13 @@ use std::process::{
     Stdio, //
 };
 use std::sync::atomic::Ordering;
+use std::{
+    os::fd::OwnedFd,
+    thread, //
+};
 
 use anyhow::{
+    anyhow,
     bail,
     Context,
     Result, //
@@ -28,6 +34,7 @@ use clap::{
     Subcommand, //
 };
 use liveupdate::{
+    IncomingSession,
     LiveUpdate,
     Session,
     SessionName,
@@ -45,10 +52,8 @@ use rustix::time::{
     ClockId, //
 };
 
-use crate::fill::{
-    Filled,
-    Shape, //
-};
+use crate::fill::Filled;
+use crate::shape::Shape;
 
 #[derive(Debug, Parser)]
 #[command(about = "Times what a live update makes of some memory, step by step")]
@@ -77,6 +82,9 @@ enum Action {
     Retrieve {
         #[command(flatten)]
         shape: Shape,
+        /// How many threads retrieve the files.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+        threads: u64,
     },
     /// Tells how much memory is free, and loads modules.
     Modules {
@@ -123,6 +131,13 @@ fn free() -> Result<u64> {
 fn preserve(name: &str, shape: &Shape) -> Result<(Session, Filled)> {
     let filled = fill::populate(shape)?;
     println!("BENCH fragments {}", fill::fragments(shape, &filled.files)?);
+    if shape.collapse {
+        timed("collapse", || {
+            let mut files = filled.files.iter();
+            files.try_for_each(|file| fill::collapse(shape, file))
+        })?;
+        println!("BENCH collapsed {}", fill::fragments(shape, &filled.files)?);
+    }
     let session = LiveUpdate::open()?.create_session(&SessionName::new(name)?)?;
     let before = free()?;
     let start = now();
@@ -162,16 +177,38 @@ fn wrong(map: &Map, size: u64) -> Result<usize> {
         .count())
 }
 
-fn retrieve(name: &str, shape: &Shape) -> Result<()> {
+/// Retrieves the files in several threads.
+fn files(session: &IncomingSession, shape: &Shape, threads: u64) -> Result<Vec<OwnedFd>> {
+    let tokens: Vec<_> = tokens(shape).collect();
+    let each = tokens.len().div_ceil(usize::try_from(threads)?);
+    let some = |tokens: &[Token]| -> Result<Vec<OwnedFd>> {
+        let files = tokens.iter().map(|token| Ok(session.retrieve(*token)?));
+        files.collect()
+    };
+    thread::scope(|scope| {
+        let (first, rest) = tokens.split_at(each.min(tokens.len()));
+        let others: Vec<_> = rest
+            .chunks(each)
+            .map(|tokens| scope.spawn(move || some(tokens)))
+            .collect();
+        let mut files = some(first)?;
+        for other in others {
+            let more = other.join().map_err(|_| anyhow!("a thread panicked"))??;
+            files.extend(more);
+        }
+        Ok(files)
+    })
+}
+
+fn retrieve(name: &str, shape: &Shape, threads: u64) -> Result<()> {
     let size = shape.file_size()?;
     let session = timed("session", || {
         Ok(LiveUpdate::open()?.retrieve_session(&SessionName::new(name)?)?)
     })?;
-    let files = timed("retrieve", || {
-        tokens(shape)
-            .map(|token| Ok(session.retrieve(token)?))
-            .collect::<Result<Vec<_>>>()
-    })?;
+    sys::counters(1);
+    let files = timed("retrieve", || files(&session, shape, threads));
+    sys::counters(2);
+    let files = files?;
     let maps = files
         .iter()
         .map(|file| Ok(Map::aligned(file, size, false, shape.kind.align())?))
@@ -212,7 +249,7 @@ fn main() -> Result<()> {
             ..
         } => preserve(&cli.session, &shape).map(drop),
         Action::Preserve { .. } => spawn(),
-        Action::Retrieve { shape } => retrieve(&cli.session, &shape),
+        Action::Retrieve { shape, threads } => retrieve(&cli.session, &shape, threads),
         Action::Modules { modules } => {
             println!("BENCH free {}", free()?);
             prepare::modules(&modules)
