@@ -2,12 +2,13 @@
 
 //! Formats in which live update state is handed from one kernel to the next, for the host.
 //!
-//! The same files are compiled into the kernel modules; here they are tested and fuzzed.
+//! The files of [`abi`] are compiled into the kernel modules, too; here they are tested and fuzzed. With
+//! them, [`walk`] looks at a whole hand-over.
 
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[cfg(test)]
 extern crate std;
 
 pub mod abi;
+pub mod walk;

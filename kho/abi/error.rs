@@ -50,6 +50,10 @@ pub enum Error {
     VmType,
     /// A memory policy that this version does not know, or that contradicts itself.
     Policy,
+    /// A device tree is damaged, or lacks what must be in it.
+    DeviceTree,
+    /// A block of LUO is damaged.
+    Block,
 }
 
 impl Error {
@@ -90,6 +94,8 @@ impl fmt::Display for Error {
             Self::Class => "memory of a kind that does not belong here",
             Self::VmType => "memory of a kind of VM that is not known",
             Self::Policy => "memory policy that is not known",
+            Self::DeviceTree => "damaged device tree",
+            Self::Block => "damaged list of sessions or files",
         })
     }
 }

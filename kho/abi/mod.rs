@@ -20,13 +20,17 @@ compile_error!("live update formats are defined for 64-bit little-endian machine
 
 mod error;
 pub mod extents;
+pub mod fdt;
 pub mod guest_memfd;
 pub mod hugetlb;
+pub mod luo;
 pub mod memfd;
 pub mod memfd_extents;
 mod page;
 pub mod pin;
 pub mod pools;
+pub mod radix;
+pub mod root;
 pub mod vmalloc;
 
 pub use self::{

@@ -2,12 +2,12 @@
 
 //! What makes a handler a module.
 
-/// Lets `modinfo` tell that a module is for the format of the handler `$handler`.
+/// Lets `modinfo` tell, in a field `liveupdate`, that a module is for the format of the handler `$handler`.
 #[macro_export]
 macro_rules! handler_format {
     ($handler:ty) => {
         $crate::modinfo!(
-            "format",
+            "liveupdate",
             <$handler as $crate::liveupdate::FileHandler>::COMPATIBLE.to_bytes()
         );
     };

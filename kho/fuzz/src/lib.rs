@@ -2,8 +2,8 @@
 
 //! What the fuzz targets share: the formats, and a reader of the fuzzer's bytes.
 
-// A copy of `kho/abi`, see build.rs.
-include!(concat!(env!("OUT_DIR"), "/abi.rs"));
+// A copy of `kho/abi` and `kho/walk`, see build.rs.
+include!(concat!(env!("OUT_DIR"), "/kho.rs"));
 
 use abi::PageSize;
 

@@ -20,7 +20,8 @@ use std::{
 
 use crate::{
     modinfo::Modinfo,
-    output::print, //
+    output::print,
+    search, //
 };
 
 /// The module, as it is loaded, and as it calls itself in its file.
@@ -29,9 +30,6 @@ const FILE: &str = "luo_memfd.ko";
 const PARAMETER: &str = "sys/module/luo_memfd/parameters/format";
 /// Mainline's format, which every kernel with live update of memfds reads.
 const EVERYBODYS: &str = "memfd-v2";
-/// How deep and how far a directory of modules is searched.
-const DEPTH: u32 = 8;
-const ENTRIES: u32 = 200_000;
 
 const DETAILS: &str = "\
 What is preserved already keeps the format it has: switch before the VMs are
@@ -95,7 +93,7 @@ fn check(format: &str, path: &Path) -> Result<String> {
     if name != MODULE {
         bail!("{} is the module {name}, not {MODULE}", path.display());
     }
-    let known: Vec<_> = info.all("format").collect();
+    let known: Vec<_> = info.all("liveupdate").collect();
     if !known.contains(&format) {
         bail!(
             "{} does not read {format}, only {}: the next kernel would lose every file; install a newer \
@@ -119,9 +117,7 @@ fn find(named: &Path) -> Result<PathBuf> {
     if !meta.is_dir() {
         return Ok(named.to_owned());
     }
-    let (mut found, mut left) = (Vec::new(), ENTRIES);
-    search(named, DEPTH, &mut left, &mut found)?;
-    match &found[..] {
+    match &search::files(named, |name| name.starts_with(FILE))?[..] {
         [path] => Ok(path.clone()),
         [] => bail!(
             "there is no {FILE} in {}: the next kernel would lose every file; install it there first",
@@ -134,32 +130,14 @@ fn find(named: &Path) -> Result<PathBuf> {
     }
 }
 
-fn search(dir: &Path, depth: u32, left: &mut u32, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        *left = left
-            .checked_sub(1)
-            .context("that is no directory of modules: it has too many files")?;
-        let kind = entry.file_type()?;
-        // `build` and `source` are links, to elsewhere.
-        if kind.is_dir() && depth > 0 {
-            search(&entry.path(), depth - 1, left, found)?;
-        } else if !kind.is_dir() && entry.file_name().to_string_lossy().starts_with(FILE) {
-            found.push(entry.path());
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::modinfo::tests::module;
 
     const NEW: &[u8] =
-        b"name=luo_memfd\0format=memfd-v2\0format=rs-memfd-v1\0vermagic=7.3.9 SMP mod_unload\0";
-    const OLD: &[u8] = b"name=luo_memfd\0format=memfd-v2\0vermagic=7.3.4 SMP mod_unload\0";
+        b"name=luo_memfd\0liveupdate=memfd-v2\0liveupdate=rs-memfd-v1\0vermagic=7.3.9 SMP mod_unload\0";
+    const OLD: &[u8] = b"name=luo_memfd\0liveupdate=memfd-v2\0vermagic=7.3.4 SMP mod_unload\0";
 
     fn system() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
@@ -204,7 +182,7 @@ mod tests {
     fn everything_else_is_refused_and_changes_nothing() {
         let dir = system();
         let old = install(&dir, "7.3.4", OLD);
-        let other = install(&dir, "7.3.5", b"name=luo_hugetlb\0format=rs-memfd-v1\0");
+        let other = install(&dir, "7.3.5", b"name=luo_hugetlb\0liveupdate=rs-memfd-v1\0");
         let empty = dir.path().join("lib/modules/7.3.6");
         fs::create_dir_all(&empty).unwrap();
         let packed = install(&dir, "7.3.7", NEW).join("updates");
@@ -214,7 +192,7 @@ mod tests {
             (Some(old), "install a newer luo_memfd"),
             (Some(other), "is the module luo_hugetlb"),
             (Some(empty), "install it there first"),
-            (Some(packed), "it is compressed"),
+            (Some(packed), "cannot be unpacked"),
             (Some(dir.path().join("lib/modules")), "name the one"),
             (Some(dir.path().join("nowhere")), "cannot look at"),
         ] {

@@ -2,13 +2,18 @@
 
 //! `luoctl`: shows the state of live updates and holds sessions on behalf of VMMs.
 
+mod check;
 mod format;
 mod hold;
+mod inspect;
+mod kexec;
 mod modinfo;
 mod output;
 mod reason;
+mod search;
 mod session;
 mod status;
+mod unpack;
 
 use clap::{
     Parser,
@@ -19,11 +24,16 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   luoctl status                          what the loaded modules hold
+  luoctl inspect                         what was handed over to this kernel
   luoctl hold &                          hold sessions until they are released or finished
   luoctl session create vm-7 -- my-vmm   start a VMM that inherits its session
   luoctl session list                    which sessions are held
   luoctl format rs-memfd-v1 --next /lib/modules/7.3.9
                                          hand memfds over faster, if that kernel can read it
+  luoctl check --kernel IMAGE --modules DIR
+                                         what would survive the start of that kernel
+  luoctl kexec --kernel IMAGE --modules DIR
+                                         start it if everything does
 After the live update:
   luoctl hold &
   luoctl session retrieve vm-7 -- my-vmm --resume
@@ -43,6 +53,9 @@ enum Command {
     Hold(hold::Args),
     Session(session::Args),
     Format(format::Args),
+    Inspect(inspect::Args),
+    Check(check::Args),
+    Kexec(kexec::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +64,9 @@ fn main() -> ExitCode {
         Command::Hold(args) => hold::run(&args),
         Command::Session(args) => session::run(&args),
         Command::Format(args) => format::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Kexec(args) => kexec::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,11 +7,21 @@ use anyhow::{
     Context as _,
     Result, //
 };
+use object::{
+    elf::FileHeader64,
+    read::elf::{
+        FileHeader as _,
+        SectionHeader as _, //
+    },
+    LittleEndian, //
+};
 use std::{
     fs::File,
     io::Read as _,
     path::Path, //
 };
+
+use crate::unpack::Packing;
 
 /// No module is this large.
 const MAX: u64 = 64 << 20;
@@ -27,17 +37,18 @@ impl Modinfo {
         File::open(path)
             .and_then(|file| file.take(MAX).read_to_end(&mut bytes))
             .with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(&bytes).with_context(|| format!("cannot use {}", path.display()))
+        let unpacked = match Packing::of(&bytes) {
+            Some(packing) => packing.unpack(&bytes),
+            None => Ok(bytes),
+        };
+        unpacked
+            .and_then(|bytes| Self::parse(&bytes))
+            .with_context(|| format!("cannot use {}", path.display()))
     }
 
     /// Takes the fields from the contents of the file.
     fn parse(bytes: &[u8]) -> Result<Self> {
-        let section = modinfo(bytes).context(match bytes {
-            [0xfd, b'7', b'z', ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x1f, 0x8b, ..] => {
-                "it is compressed; unpack it (`unxz`, `unzstd`, `gunzip`) and name what comes out"
-            }
-            _ => "it is no kernel module of a 64-bit machine",
-        })?;
+        let section = modinfo(bytes).context("it is no kernel module of a 64-bit machine")?;
         let fields = section
             .split(|byte| *byte == 0)
             .filter_map(|field| std::str::from_utf8(field).ok()?.split_once('='))
@@ -62,43 +73,12 @@ impl Modinfo {
     }
 }
 
-fn number<const LEN: usize>(bytes: &[u8], at: usize) -> Option<[u8; LEN]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<usize> {
-    usize::try_from(u64::from_le_bytes(number(bytes, at)?)).ok()
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<usize> {
-    Some(u16::from_le_bytes(number(bytes, at)?).into())
-}
-
-/// The contents of a section of a 64-bit little-endian ELF file, by its header.
-fn contents<'a>(bytes: &'a [u8], header: &[u8]) -> Option<&'a [u8]> {
-    let start = word(header, 24)?;
-    bytes.get(start..start.checked_add(word(header, 32)?)?)
-}
-
 fn modinfo(bytes: &[u8]) -> Option<&[u8]> {
-    const HEADER: usize = 64;
-
-    if !bytes.starts_with(b"\x7fELF\x02\x01") || half(bytes, 58)? != HEADER {
-        return None;
-    }
-    let table = bytes.get(word(bytes, 40)?..)?;
-    let headers = || {
-        table
-            .chunks_exact(HEADER)
-            .take(half(bytes, 60).unwrap_or(0))
-    };
-    let names = contents(bytes, headers().nth(half(bytes, 62)?)?)?;
-    let mut found = headers().filter(|header| {
-        let name = number(header, 0).map(u32::from_le_bytes);
-        let name = name.and_then(|at| names.get(usize::try_from(at).ok()?..));
-        name.is_some_and(|name| name.starts_with(b".modinfo\0"))
-    });
-    contents(bytes, found.next()?)
+    let header = FileHeader64::<LittleEndian>::parse(bytes).ok()?;
+    let endian = header.endian().ok()?;
+    let sections = header.sections(endian, bytes).ok()?;
+    let (_, section) = sections.section_by_name(endian, b".modinfo")?;
+    section.data(endian, bytes).ok()
 }
 
 /// Tests need modules.
@@ -110,11 +90,12 @@ pub(crate) mod tests {
     pub(crate) fn module(modinfo: &[u8]) -> Vec<u8> {
         let names = b"\0.modinfo\0.shstrtab\0";
         let mut file = vec![0; 64];
-        file[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
         let mut headers = vec![0; 64];
-        for (name, contents) in [(1u32, modinfo), (10, names.as_slice())] {
+        for (name, kind, contents) in [(1u32, 1u32, modinfo), (10, 3, names.as_slice())] {
             let mut header = vec![0; 64];
             header[..4].copy_from_slice(&name.to_le_bytes());
+            header[4..8].copy_from_slice(&kind.to_le_bytes());
             header[24..32].copy_from_slice(&(file.len() as u64).to_le_bytes());
             header[32..40].copy_from_slice(&(contents.len() as u64).to_le_bytes());
             headers.extend(header);
@@ -131,11 +112,11 @@ pub(crate) mod tests {
 
     #[test]
     fn fields_are_found() {
-        let file = module(b"name=luo_memfd\0format=a\0format=b\0broken\0");
+        let file = module(b"name=luo_memfd\0liveupdate=a\0liveupdate=b\0broken\0");
         let info = Modinfo::parse(&file).unwrap();
         assert_eq!(info.one("name").unwrap(), "luo_memfd");
-        assert_eq!(info.all("format").collect::<Vec<_>>(), ["a", "b"]);
-        assert!(info.one("format").is_err());
+        assert_eq!(info.all("liveupdate").collect::<Vec<_>>(), ["a", "b"]);
+        assert!(info.one("liveupdate").is_err());
         assert!(info.one("broken").is_err());
     }
 
@@ -153,7 +134,6 @@ pub(crate) mod tests {
             }
         }
         let text = |bytes: &[u8]| format!("{:#}", Modinfo::parse(bytes).unwrap_err());
-        assert!(text(b"\xfd7zXZ").contains("compressed"));
         assert!(text(b"hello").contains("no kernel module"));
     }
 }

@@ -27,7 +27,10 @@ use std::{
 };
 
 use crate::{
-    output::print,
+    output::{
+        human,
+        print, //
+    },
     reason::reason, //
 };
 
@@ -60,23 +63,23 @@ pub(crate) struct Args {
 
 /// A line of the kernel's text: its words of the form `key=value`. Keys that this program does not
 /// know are kept, so that newer modules can add some.
-type Record = BTreeMap<String, Value>;
+pub(crate) type Record = BTreeMap<String, Value>;
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
-enum Value {
+pub(crate) enum Value {
     Number(u64),
     Text(String),
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Status {
+pub(crate) struct Status {
     version: u32,
     handlers: Vec<Record>,
-    files: Vec<Record>,
+    pub(crate) files: Vec<Record>,
     orphans: Vec<Record>,
     /// How many of each size are in the files.
-    huge_pages: Vec<Record>,
+    pub(crate) huge_pages: Vec<Record>,
 }
 
 impl Status {
@@ -85,6 +88,22 @@ impl Status {
         let reader = Value::Text("rs-memfd-v1".into());
         let mut handlers = self.handlers.iter();
         handlers.any(|handler| handler.get("compatible") != Some(&reader))
+    }
+}
+
+impl Status {
+    /// Reads it below the directory that the system is in.
+    pub(crate) fn of(root: &Path) -> Result<Self> {
+        let path = root.join(STATUS.trim_start_matches('/'));
+        parse(&read(&path).map_err(explain)?)
+    }
+}
+
+/// A word of a record.
+pub(crate) fn text<'a>(record: &'a Record, key: &str) -> &'a str {
+    match record.get(key) {
+        Some(Value::Text(text)) => text,
+        _ => "?",
     }
 }
 
@@ -162,7 +181,7 @@ fn parse(text: &str) -> Result<Status> {
     Ok(status)
 }
 
-fn number(record: &Record, key: &str) -> Option<u64> {
+pub(crate) fn number(record: &Record, key: &str) -> Option<u64> {
     match record.get(key)? {
         Value::Number(number) => Some(*number),
         Value::Text(_) => None,
@@ -262,23 +281,6 @@ fn cell(record: &Record, column: &str) -> String {
     }
 }
 
-/// A size as a person says it.
-fn human(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 4] = [
-        (1 << 40, "TiB"),
-        (1 << 30, "GiB"),
-        (1 << 20, "MiB"),
-        (1 << 10, "KiB"),
-    ];
-    for (size, unit) in UNITS {
-        if bytes >= size {
-            let tenths = u128::from(bytes) * 10 / u128::from(size);
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
-        }
-    }
-    format!("{bytes} B")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -359,13 +361,5 @@ Huge pages
         assert!(parse("").is_err());
         assert!(parse("hello\n").is_err());
         assert!(parse("luo_rs x\n").is_err());
-    }
-
-    #[test]
-    fn sizes_are_rounded_down() {
-        assert_eq!(human(0), "0 B");
-        assert_eq!(human(1023), "1023 B");
-        assert_eq!(human(1024 + 512), "1.5 KiB");
-        assert_eq!(human(u64::MAX), "16777215.9 TiB");
     }
 }

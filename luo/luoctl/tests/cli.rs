@@ -172,7 +172,22 @@ fn help_teaches_with_examples() {
         &["status", "--help"],
         &["hold", "--help"],
         &["session", "--help"],
+        &["inspect", "--help"],
+        &["check", "--help"],
+        &["kexec", "--help"],
     ] {
         assert!(stdout(&luoctl(args)).contains("Examples:"), "{args:?}");
     }
+}
+
+#[test]
+fn inspect_reads_copies_only() {
+    let output = luoctl(&["inspect", "/dev/null"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("no copy of a hand-over"),
+        "{output:?}"
+    );
+    assert_eq!(luoctl(&["inspect", "--in", "--out"]).status.code(), Some(2));
+    assert_eq!(luoctl(&["inspect", "--in", "copy"]).status.code(), Some(2));
 }
