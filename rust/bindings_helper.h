@@ -11,6 +11,13 @@
 #include <linux/liveupdate.h>
 #include <linux/memfd.h>
 #include <linux/mm.h>
+#ifdef CONFIG_VFIO_PCI_LIVEUPDATE
+#include <linux/pci_liveupdate.h>
+#endif
 #include <linux/shmem_fs.h>
+#ifdef CONFIG_VFIO_PCI_LIVEUPDATE
+#include <linux/vfio_liveupdate.h>
+#include <linux/vfio_pci_liveupdate.h>
+#endif
 
 #include "helpers/helpers.h"

@@ -24,6 +24,7 @@ mod outgoing;
 mod progress;
 mod runs;
 
+pub(crate) use self::incoming::Waiting;
 pub use self::{
     extents::PreservedExtents,
     folios::{

@@ -117,6 +117,12 @@ pub trait FileHandler: Sized + 'static {
     /// The same, where all can be identified.
     type Checked: Send + Unpin + 'static;
 
+    /// A number that is the same for all files that must not be preserved more than once together. It
+    /// is not changed as long as the file lives. If this is not implemented, it is that of the inode.
+    fn id(_file: &File) -> usize {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// Whether `file` is of this type. This must be cheap and must not sleep for long.
     fn can_preserve(file: &File) -> bool;
 
@@ -149,6 +155,18 @@ pub trait FileHandler: Sized + 'static {
         memory: Self::Checked,
         header: &Self::Parsed,
     ) -> Result<Retrieved<Self::Live>, Failed<Self::Checked>>;
+
+    /// All of a session is about to be finished, and nobody asked for the file that `header` is of.
+    /// Nothing of any file of the session is freed before this returns.
+    fn before_discard(_header: &Self::Parsed) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// All of a session is about to be finished, and this file was retrieved. Nothing of any file of the
+    /// session is released before this returns.
+    fn before_finish(_file: &File) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
 
     /// The user is done with the update: `live` is not needed any more. What cannot be released yet
     /// is returned, and is released later.
@@ -245,6 +263,29 @@ impl<T: FileHandler> Registration<T> {
         Ok(this)
     }
 
+    /// Registers the handler with state of the kernel's own, which `register` adds. As
+    /// [`Registration::new`].
+    ///
+    /// # Safety
+    ///
+    /// `register` must do nothing with the handler but `liveupdate_register_flb()`.
+    pub unsafe fn with_kernel_flb(
+        register: unsafe extern "C" fn(*mut bindings::liveupdate_file_handler) -> c_int,
+    ) -> Result<Pin<KBox<Self>>> {
+        let this = Self::register(None)?;
+        // SAFETY: The handler is registered, and LUO drops what is added to it when it is unregistered.
+        match to_result(unsafe { register(this.handler.get()) }) {
+            Ok(()) => this.ready.store(true, Relaxed),
+            // As in `with_flb()`.
+            Err(err) => pr_err!(
+                "{}: cannot register with what the kernel hands over: {:?}; nothing can be preserved\n",
+                T::COMPATIBLE,
+                err
+            ),
+        }
+        Ok(this)
+    }
+
     /// The state that the handler's files share.
     pub fn flb(&self) -> Option<Pin<&FlbSlot<T>>> {
         self.flb.as_ref().map(Pin::as_ref)
@@ -263,6 +304,14 @@ impl<T: FileHandler> Registration<T> {
         match live.remove(&key)?.kept {
             Kept::Postponed(postponed) => Some(postponed),
             Kept::Live(_) => None,
+        }
+    }
+
+    /// Calls `f` for a file that could not be retrieved, and may be later.
+    fn with_postponed(&self, key: status::Key, f: impl FnOnce(&T::Parsed)) {
+        if let Some(Kept::Postponed(postponed)) = self.live.lock().get(&key).map(|file| &file.kept)
+        {
+            f(&postponed.header);
         }
     }
 
@@ -310,6 +359,10 @@ impl<T: FileHandler> Registration<T> {
     }
 }
 
+/// The name of the lock of all registrations. lockdep compares addresses, and a literal in a generic function
+/// has another one in each module that uses it.
+static LIVE: &CStr = c"luo_live";
+
 #[pinned_drop]
 impl<T: FileHandler> PinnedDrop for Registration<T> {
     fn drop(self: Pin<&mut Self>) {
@@ -336,7 +389,3 @@ pub(crate) const fn padded<const LEN: usize>(name: &CStr) -> [u8; LEN] {
 pub(crate) const fn owner<T: FileHandler>() -> *mut kernel::bindings::module {
     this_module::<T::OwnerModule>().as_ptr()
 }
-/// The name of the lock of all registrations. lockdep compares addresses, and a literal in a generic function
-/// has another one in each module that uses it.
-static LIVE: &CStr = c"luo_live";
-

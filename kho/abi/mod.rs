@@ -31,6 +31,7 @@ pub mod pin;
 pub mod pools;
 pub mod radix;
 pub mod root;
+pub mod vfio_pci;
 pub mod vmalloc;
 
 pub use self::{

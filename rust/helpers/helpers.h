@@ -13,6 +13,8 @@ struct file;
 struct folio;
 struct kho_run;
 struct module;
+struct pci_dev;
+struct vfio_device;
 
 /* file.c */
 unsigned long luo_helper_file_inode_key(struct file *file);
@@ -129,5 +131,42 @@ int luo_helper_shmem_insert(struct file *file, struct folio **folios,
 bool luo_helper_interrupted(void);
 void luo_helper_module_get(struct module *module);
 void luo_helper_module_put(struct module *module);
+
+/* vfio.c */
+#ifdef CONFIG_VFIO_PCI_LIVEUPDATE
+/* VFIO_PCI_STATE_* */
+#define LUO_HELPER_VFIO_RESET_WORKS 1
+#define LUO_HELPER_VFIO_PCI_2_3 2
+#define LUO_HELPER_VFIO_NOINTX 4
+#define LUO_HELPER_VFIO_VIRQ_DISABLED 8
+
+/* What tells a device from others. */
+struct luo_helper_pci_identity {
+	u64 serial;
+	u32 domain;
+	u32 class;
+	u32 bars[6];
+	u32 rom;
+	u16 vendor;
+	u16 device;
+	u16 subsystem_vendor;
+	u16 subsystem_device;
+	u16 bdf;
+	u16 command;
+};
+
+struct vfio_device *luo_helper_vfio_device(struct file *file);
+struct pci_dev *luo_helper_vfio_pci_dev(struct vfio_device *device);
+u16 luo_helper_vfio_cfg_size(struct vfio_device *device);
+unsigned int luo_helper_vfio_group_size(struct vfio_device *device);
+struct vfio_device *luo_helper_vfio_find(struct pci_dev *dev);
+void luo_helper_vfio_put(struct vfio_device *device);
+void luo_helper_pci_identity(struct pci_dev *dev,
+			     struct luo_helper_pci_identity *identity);
+struct pci_dev *luo_helper_pci_find(u32 domain, u16 bdf);
+void luo_helper_pci_get(struct pci_dev *dev);
+void luo_helper_pci_put(struct pci_dev *dev);
+void luo_helper_pci_stop(struct pci_dev *dev);
+#endif
 
 #endif /* LUO_HELPERS_H */

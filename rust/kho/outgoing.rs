@@ -280,6 +280,27 @@ impl<T: Abi> PreservedVec<T> {
         Some(unsafe { chunk.add(1).read() })
     }
 
+    /// Calls `f` for each element in order, which it may change.
+    pub fn for_each_mut(&mut self, mut f: impl FnMut(&mut T)) {
+        let mut left = self.len();
+        let mut chunk = self.first.map(NonNull::cast::<u64>);
+        while let Some(words) = chunk {
+            // SAFETY: By the type invariants this is a chunk, which has `WORDS` words.
+            let words = unsafe { core::slice::from_raw_parts(words.as_ptr(), WORDS) };
+            for phys in words[1..].iter().take_while(|phys| **phys != 0) {
+                let nr = left.min(Self::PER_PAGE as u64) as usize;
+                let page = phys_to_virt(*phys).cast::<T>();
+                // SAFETY: By the type invariants this is a page of elements, `nr` of them in use. Nobody
+                // else has a reference, as this has an exclusive one of the list.
+                unsafe { core::slice::from_raw_parts_mut(page.as_ptr(), nr) }
+                    .iter_mut()
+                    .for_each(&mut f);
+                left -= nr as u64;
+            }
+            chunk = (words[0] != 0).then(|| phys_to_virt(words[0]).cast());
+        }
+    }
+
     /// Calls `f` for each page of elements in order, until it fails.
     pub fn try_for_each(&self, mut f: impl FnMut(&[T]) -> Result) -> Result {
         let mut left = self.len();

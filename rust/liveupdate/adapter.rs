@@ -22,7 +22,8 @@ use crate::{
     kho::{
         Failed,
         Incoming,
-        RestoreError, //
+        RestoreError,
+        Waiting, //
     },
     orphan,
     status::{
@@ -67,7 +68,11 @@ impl<T: FileHandler> Adapter<T> {
         freeze: Some(Self::freeze),
         unfreeze: Some(Self::unfreeze),
         retrieve: Some(Self::retrieve),
-        can_finish: None,
+        can_finish: if T::HAS_BEFORE_DISCARD || T::HAS_BEFORE_FINISH {
+            Some(Self::can_finish)
+        } else {
+            None
+        },
         finish: Some(Self::finish),
         get_id: Some(Self::get_id),
         owner: owner::<T>(),
@@ -135,7 +140,12 @@ impl<T: FileHandler> Adapter<T> {
     /// `file` must be valid.
     unsafe extern "C" fn get_id(file: *mut kernel::bindings::file) -> c_ulong {
         // SAFETY: LUO has a reference of the file during the call.
-        fs::inode_key(unsafe { File::from_raw_file(file) }) as c_ulong
+        let file = unsafe { File::from_raw_file(file) };
+        if T::HAS_ID {
+            T::id(file) as c_ulong
+        } else {
+            fs::inode_key(file) as c_ulong
+        }
     }
 
     /// # Safety
@@ -273,6 +283,32 @@ impl<T: FileHandler> Adapter<T> {
             drop(old);
             result
         })
+    }
+
+    /// Only tells that the end is near: there is no way to refuse it.
+    ///
+    /// # Safety
+    ///
+    /// `args` must be valid, of a file that arrived.
+    unsafe extern "C" fn can_finish(args: *mut bindings::liveupdate_file_op_args) -> bool {
+        // SAFETY: The caller guarantees it.
+        let args = unsafe { &mut *args };
+        if T::HAS_BEFORE_DISCARD && args.retrieve_status == 0 {
+            // SAFETY: As above.
+            let reg = unsafe { Self::registration(args) };
+            let memory = Waiting::find(args.serialized_data);
+            if let Some(raw) = memory.and_then(|memory| memory.peek().next()) {
+                if let Ok(header) = T::parse(&raw) {
+                    T::before_discard(&header);
+                }
+            } else {
+                reg.with_postponed(Key::Incoming(args.serialized_data), T::before_discard);
+            }
+        } else if T::HAS_BEFORE_FINISH && args.retrieve_status > 0 {
+            // SAFETY: As above; the file was retrieved.
+            T::before_finish(unsafe { Self::file(args) });
+        }
+        true
     }
 
     /// # Safety

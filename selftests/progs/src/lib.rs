@@ -21,4 +21,5 @@ pub mod sweep;
 pub mod sys;
 pub mod tap;
 pub mod upstream;
+pub mod vfio;
 pub mod vmm;

@@ -35,6 +35,7 @@ use std::{
     io::ErrorKind,
     os::fd::{
         AsFd,
+        BorrowedFd,
         OwnedFd, //
     },
     path::PathBuf,
@@ -225,8 +226,15 @@ impl New<'_> {
     /// Preserves a file for one more kernel, in a session of the same name. That of this kernel must be
     /// finished.
     pub fn hand_on(&mut self, fd: impl AsFd, token: u64) -> Result<()> {
+        self.hand_on_all(&[(fd.as_fd(), token)])
+    }
+
+    /// The same with several files.
+    pub fn hand_on_all(&mut self, files: &[(BorrowedFd<'_>, u64)]) -> Result<()> {
         let session = self.device.create_session(&self.common.session_name("")?)?;
-        session.preserve(fd, Token(token))?;
+        for (fd, token) in files {
+            session.preserve(fd, Token(*token))?;
+        }
         self.handed_on.push(session);
         Ok(())
     }

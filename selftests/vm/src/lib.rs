@@ -8,5 +8,6 @@ pub mod bench;
 pub mod build;
 pub mod check;
 pub mod demo;
+pub mod frames;
 pub mod lint;
 pub mod run;

@@ -21,6 +21,7 @@ use lab::{
     build,
     check,
     demo,
+    frames,
     lint, //
 };
 
@@ -83,6 +84,8 @@ enum Command {
     BenchCompare(bench::CompareOptions),
     /// Formatting, lints, licences and checkpatch.
     Lint,
+    /// Sends numbered frames to a network card of a machine; for --host of a run.
+    Frames(frames::Options),
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
@@ -96,6 +99,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => return bench::main(&options),
         Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),
+        Command::Frames(options) => frames::main(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -126,7 +126,7 @@ fn fails_new(new: &mut New<'_>) -> Result<()> {
 /// Marks a page of a file as broken, as the hardware would; false if the kernel cannot.
 ///
 /// A child does it, since the kernel kills who has the page mapped.
-fn poison(fd: &OwnedFd, offset: u64) -> Result<bool> {
+pub(super) fn poison(fd: &OwnedFd, offset: u64) -> Result<bool> {
     let status = in_child(|| {
         let Ok(map) = Map::new(fd, 5 * page(), true) else {
             return 1;

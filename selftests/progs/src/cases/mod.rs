@@ -31,6 +31,7 @@ mod limits;
 mod module;
 mod seals;
 mod swap;
+mod vfio;
 mod writes;
 
 /// One subject.
@@ -106,6 +107,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         hugetlb::CASES,
         large::CASES,
         extents_bad::CASES,
+        vfio::CASES,
         crate::bad::CASES,
     ]
     .into_iter()

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The receiving side of an Intel 82576 ("igb"), which QEMU has.
+//!
+//! Everything is in one file in memory: first the ring of descriptors, from the second huge page on the
+//! buffers. The ring is filled once and never again, so that each frame has its own place, and what came when
+//! can be told afterwards.
+
+use super::{
+    frame,
+    Registers, //
+};
+use crate::{
+    expect::Check,
+    memory::{
+        page,
+        Map,
+        HUGE, //
+    }, //
+};
+use anyhow::{
+    ensure,
+    Result, //
+};
+use std::{
+    sync::atomic::Ordering,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    }, //
+};
+
+/// Number of descriptors.
+pub const SLOTS: u64 = 4096;
+/// Room for a frame.
+const BUFFER: u64 = 2048;
+/// Length of the file.
+pub const SIZE: u64 = HUGE + SLOTS * BUFFER;
+
+/// Registers.
+const CTRL: usize = 0x0000;
+const STATUS: usize = 0x0008;
+const MDIC: usize = 0x0020;
+const RCTL: usize = 0x0100;
+const IMC: usize = 0x150c;
+const EIMC: usize = 0x1528;
+const RDBAL: usize = 0x2800;
+const RDBAH: usize = 0x2804;
+const RDLEN: usize = 0x2808;
+const SRRCTL: usize = 0x280c;
+const RDH: usize = 0x2810;
+const RDT: usize = 0x2818;
+const RXDCTL: usize = 0x2828;
+/// Frames that were missed.
+const MPC: usize = 0x4010;
+
+const CTRL_SET_LINK_UP: u32 = 1 << 6;
+const STATUS_LINK_UP: u32 = 1 << 1;
+/// Has the PHY, number 1, write to its register 0: negotiate, and start anew.
+const MDIC_NEGOTIATE: u32 = 1 << 26 | 1 << 21 | 0x1200;
+/// Receive, whoever it is for, and take the checksum away.
+const RCTL_ALL: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 15 | 1 << 26;
+/// One buffer for each descriptor, of two KiB.
+const SRRCTL_ONE_BUFFER: u32 = 1 << 25 | 2;
+const RXDCTL_ENABLE: u32 = 1 << 25;
+/// In a descriptor that was written back: it is done, and the frame ends here.
+const DONE: u64 = 0b11;
+
+/// The file, mapped.
+#[derive(Debug)]
+pub struct Ring {
+    map: Map,
+}
+
+impl Ring {
+    /// That of a file of [`SIZE`] bytes.
+    pub fn new(map: Map) -> Self {
+        Self { map }
+    }
+
+    /// Has all descriptors point to their buffers. Returns where the ring is in physical memory.
+    pub fn fill(&self) -> Result<u64> {
+        let pfns = self.map.pfns()?;
+        let at = |offset: u64| pfns[(offset / page()) as usize] * page() + offset % page();
+        let ring = at(0);
+        for offset in (0..SLOTS * 16).step_by(page() as usize) {
+            ensure!(
+                at(offset) == ring + offset,
+                "the ring is in pieces: no huge page"
+            );
+        }
+        for slot in 0..SLOTS {
+            self.map
+                .word(slot * 16)
+                .store(at(HUGE + slot * BUFFER), Ordering::Relaxed);
+            self.map.word(slot * 16 + 8).store(0, Ordering::Relaxed);
+        }
+        Ok(ring)
+    }
+
+    /// Number of frames that the device says are here.
+    pub fn received(&self) -> u64 {
+        let done = |slot: &u64| self.map.word(slot * 16 + 8).load(Ordering::Acquire) & DONE == DONE;
+        (0..SLOTS).take_while(done).count() as u64
+    }
+
+    /// The first `count` frames are here, in order, and every byte of them is right.
+    pub fn verify(&self, count: u64) -> Check {
+        for slot in 0..count {
+            let back = self.map.word(slot * 16 + 8).load(Ordering::Acquire);
+            let len = back >> 32 & 0xffff;
+            if back & DONE != DONE || len != frame::LEN as u64 {
+                return Err(format!("slot {slot} says {back:#x}, {len} bytes"));
+            }
+            let right = frame::frame(slot);
+            for (nr, bytes) in right.chunks_exact(8).enumerate() {
+                let word = self.map.word(HUGE + slot * BUFFER + nr as u64 * 8);
+                let seen = word.load(Ordering::Relaxed).to_ne_bytes();
+                if seen != bytes {
+                    let at = nr * 8;
+                    return Err(format!(
+                        "byte {at} of slot {slot}: {seen:x?}, not {bytes:x?}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until at least `count` frames are here.
+    pub fn wait(&self, count: u64, patience: Duration) -> Check {
+        let start = Instant::now();
+        while self.received() < count {
+            if start.elapsed() > patience {
+                let received = self.received();
+                return Err(format!("{received} frames after {patience:?}, not {count}"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// Keeps it mapped for as long as the process lives.
+    pub fn leak(self) {
+        self.map.leak();
+    }
+}
+
+/// Starts to receive into a ring at a physical address.
+pub fn start(registers: &Registers, ring: u64) -> Check {
+    registers.write(IMC, !0);
+    registers.write(EIMC, !0);
+    registers.write(CTRL, registers.read(CTRL) | CTRL_SET_LINK_UP);
+    registers.write(MDIC, MDIC_NEGOTIATE);
+    let begin = Instant::now();
+    while registers.read(STATUS) & STATUS_LINK_UP == 0 {
+        if begin.elapsed() > Duration::from_secs(20) {
+            return Err("the link does not come up".into());
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    registers.write(RDBAL, ring as u32);
+    registers.write(RDBAH, (ring >> 32) as u32);
+    registers.write(RDLEN, SLOTS as u32 * 16);
+    registers.write(SRRCTL, SRRCTL_ONE_BUFFER);
+    registers.write(RDH, 0);
+    registers.write(RXDCTL, registers.read(RXDCTL) | RXDCTL_ENABLE);
+    registers.write(RDT, SLOTS as u32 - 1);
+    registers.write(RCTL, RCTL_ALL);
+    Ok(())
+}
+
+/// The registers that only a reset or a driver changes, as text.
+pub fn settings(registers: &Registers) -> String {
+    [CTRL, RCTL, RDBAL, RDBAH, RDLEN, SRRCTL, RDT, RXDCTL]
+        .map(|offset| format!("{offset:#x}={:#x}", registers.read(offset)))
+        .join(" ")
+}
+
+/// Which descriptor is next.
+pub fn head(registers: &Registers) -> u64 {
+    registers.read(RDH).into()
+}
+
+/// How many frames found no room.
+pub fn missed(registers: &Registers) -> u32 {
+    registers.read(MPC)
+}

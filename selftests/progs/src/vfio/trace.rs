@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What QEMU writes down of writes to configuration space (`-trace pci_cfg_write -D $LU_WORK/state/trace`).
+
+use crate::expect::{
+    is,
+    Check, //
+};
+use anyhow::Result;
+use std::fs;
+
+/// Where it does.
+const TRACE: &str = "/state/trace";
+
+/// How much there is by now, to be given to [`check`].
+///
+/// # Errors
+///
+/// If there is no trace.
+pub fn len() -> Result<u64> {
+    Ok(fs::metadata(TRACE)?.len())
+}
+
+/// Where a device has the registers that could stop it.
+struct Capabilities {
+    /// Control and status of power management.
+    power: Option<u64>,
+    /// Device control of PCI Express.
+    control: Option<u64>,
+}
+
+impl Capabilities {
+    /// Those of the device at an address without its domain.
+    fn of(address: &str) -> Result<Self> {
+        let config = fs::read(format!("/sys/bus/pci/devices/0000:{address}/config"))?;
+        let byte = |at: u8| config.get(usize::from(at)).copied().unwrap_or(0);
+        let mut this = Self {
+            power: None,
+            control: None,
+        };
+        let mut at = byte(0x34);
+        // There cannot be more of them.
+        for _ in 0..48 {
+            match byte(at) {
+                _ if at == 0 => break,
+                1 => this.power = Some(u64::from(at) + 4),
+                0x10 => this.control = Some(u64::from(at) + 8),
+                _ => {}
+            }
+            at = byte(at.saturating_add(1));
+        }
+        Ok(this)
+    }
+}
+
+/// One line of QEMU's trace: the device's address, where in it, and what was written.
+fn write_of(line: &str) -> Option<(&str, u64, u64)> {
+    let (_, rest) = line.split_once("pci_cfg_write ")?;
+    let (_, rest) = rest.split_once(' ')?;
+    let (device, rest) = rest.split_once(" @0x")?;
+    let (offset, value) = rest.split_once(" <- 0x")?;
+    Some((
+        device,
+        u64::from_str_radix(offset, 16).ok()?,
+        u64::from_str_radix(value.trim(), 16).ok()?,
+    ))
+}
+
+/// From `start` on, nothing was written that stops or moves the card or a bridge above it, whose addresses
+/// make the path `sysfs`.
+pub fn check(start: u64, sysfs: &str) -> Check {
+    let text = fs::read_to_string(TRACE).map_err(|e| e.to_string())?;
+    let text = text
+        .get(start as usize..)
+        .ok_or("the trace is shorter than it was")?;
+    // QEMU leaves out the domain, of which there is one.
+    let path: Vec<_> = sysfs
+        .split('/')
+        .filter_map(|name| name.strip_prefix("0000:"))
+        .collect();
+    let mut places = Vec::new();
+    for address in &path {
+        places.push(Capabilities::of(address).map_err(|e| format!("{e:#}"))?);
+    }
+    let mut seen = 0;
+    for line in text.lines() {
+        let Some((device, offset, value)) = write_of(line) else {
+            continue;
+        };
+        let Some(place) = path.iter().position(|address| *address == device) else {
+            continue;
+        };
+        let is_bridge = place + 1 < path.len();
+        seen += 1;
+        let stops = match offset {
+            // Both bits stay: decoding, and being a bus master.
+            4 => value & 6 != 6,
+            // BARs.
+            0x10..0x18 => true,
+            // The number of a bridge's bus, and of those below, or more BARs.
+            0x18..0x1b => true,
+            0x1b..0x28 => !is_bridge,
+            // A reset of what is below a bridge.
+            0x3e => is_bridge && value & 1 << 6 != 0,
+            // A state other than D0, or a reset of the function.
+            at if Some(at) == places[place].power => value & 3 != 0,
+            at if Some(at) == places[place].control => !is_bridge && value & 1 << 15 != 0,
+            _ => false,
+        };
+        if stops {
+            return Err(format!("\"{line}\" was written"));
+        }
+    }
+    println!("# {seen} writes to the configuration of the card and the bridges above it");
+    is(seen > 0, "the trace has no write to the card")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_trace_is_read() {
+        let line = "pci_cfg_write igb 01:00.0 @0x4 <- 0x107";
+        assert_eq!(write_of(line), Some(("01:00.0", 4, 0x107)));
+        assert_eq!(write_of("something else"), None);
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Sends numbered frames to a network card of a machine, whatever the machine is doing.
+//!
+//! The card has `-netdev dgram` with sockets of the file system. The sender says in the state directory, in
+//! `every`, how many milliseconds there are between frames. It begins when `go` appears there, and when
+//! `stop` does, it says in `sent` how many there were.
+
+#[path = "../../progs/src/vfio/frame.rs"]
+pub mod frame;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{
+    Duration,
+    Instant, //
+};
+
+use anyhow::{
+    Context,
+    Result, //
+};
+
+/// What to send, and where.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The socket that frames go to, which is QEMU's.
+    #[arg(long)]
+    to: PathBuf,
+    /// The socket that they come from, which is made.
+    #[arg(long)]
+    from: PathBuf,
+    /// Directory of `go`, `stop` and `sent`.
+    #[arg(long)]
+    state: PathBuf,
+    /// Milliseconds from one frame to the next.
+    #[arg(long, default_value_t = 20)]
+    every: u64,
+}
+
+/// Sends until it is told to stop.
+///
+/// # Errors
+///
+/// If a frame cannot be sent, but for a machine that is not there any more: none may be lost unnoticed.
+pub fn main(options: &Options) -> Result<()> {
+    let socket = UnixDatagram::bind(&options.from).context("the sender's socket")?;
+    let (go, stop) = (options.state.join("go"), options.state.join("stop"));
+    fs::write(options.state.join("every"), options.every.to_string())?;
+    while !go.exists() {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let start = Instant::now();
+    let mut number = 0;
+    while !stop.exists() {
+        match socket.send_to(&frame::frame(number), &options.to) {
+            Ok(_) => number += 1,
+            // The machine was switched off.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(()),
+            Err(error) => return Err(error).context(format!("frame {number}")),
+        }
+        let due = Duration::from_millis(options.every.saturating_mul(number));
+        thread::sleep(due.saturating_sub(start.elapsed()));
+    }
+    // It appears with its content.
+    let draft = options.state.join("sent.new");
+    fs::write(&draft, number.to_string())?;
+    Ok(fs::rename(draft, options.state.join("sent"))?)
+}
