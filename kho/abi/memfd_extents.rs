@@ -36,7 +36,6 @@ use core::{
         size_of, //
     }, //
 };
-use zerocopy::IntoBytes as _;
 use zerocopy_derive::{
     FromBytes,
     Immutable,
@@ -99,10 +98,7 @@ impl MemfdExtentsSer {
     /// What [`MemfdExtentsSer::checksum`] must be.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        let mut sum = Checksum::new();
-        let (_, rest) = self.as_bytes().split_at(size_of::<u64>());
-        sum.add_bytes(rest);
-        sum.get()
+        Checksum::of_sealed(self)
     }
 }
 

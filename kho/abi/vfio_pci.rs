@@ -124,17 +124,8 @@ impl VfioPciSer {
     /// What [`VfioPciSer::checksum`] must be.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        sum(self.as_bytes())
+        Checksum::of_sealed(self)
     }
-}
-
-/// The sum of all but the first word.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sum = Checksum::new();
-    if let Some((_, rest)) = bytes.split_at_checked(size_of::<u64>()) {
-        sum.add_bytes(rest);
-    }
-    sum.get()
 }
 
 /// A piece of what the kernel emulates of the configuration space.
@@ -190,7 +181,7 @@ impl ConfigSer {
     /// What [`ConfigSer::checksum`] must be.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        sum(self.as_bytes())
+        Checksum::of_sealed(self)
     }
 
     /// Whether the checksum fits.

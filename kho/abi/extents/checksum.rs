@@ -4,6 +4,10 @@
 
 use super::ExtentSer;
 use core::mem::size_of;
+use zerocopy::{
+    Immutable,
+    IntoBytes, //
+};
 
 /// A sum that any one changed word changes, and words that swap places nearly always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +19,16 @@ impl Checksum {
     #[must_use]
     pub const fn new() -> Self {
         Self(0x6c75_6f5f_6874_6c62)
+    }
+
+    /// The sum of a structure that begins with its own: of all but the first word.
+    #[must_use]
+    pub fn of_sealed<T: IntoBytes + Immutable>(raw: &T) -> u64 {
+        let mut sum = Self::new();
+        if let Some((_, rest)) = raw.as_bytes().split_at_checked(size_of::<u64>()) {
+            sum.add_bytes(rest);
+        }
+        sum.get()
     }
 
     /// Adds a word.
@@ -29,6 +43,14 @@ impl Checksum {
     pub fn add_extent(&mut self, extent: &ExtentSer) {
         self.add(extent.pfn);
         self.add(u64::from(extent.nr) << 32 | u64::from(extent.index));
+    }
+
+    /// The sum of records.
+    #[cfg(test)]
+    pub(crate) fn of_extents(extents: &[ExtentSer]) -> u64 {
+        let mut sum = Self::new();
+        extents.iter().for_each(|extent| sum.add_extent(extent));
+        sum.get()
     }
 
     /// Adds bytes, the last of them filled up with zeros to a word.

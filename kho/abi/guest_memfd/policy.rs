@@ -21,7 +21,6 @@ use core::mem::{
     offset_of,
     size_of, //
 };
-use zerocopy::IntoBytes as _;
 use zerocopy_derive::{
     FromBytes,
     Immutable,
@@ -117,10 +116,7 @@ impl PolicySer {
     /// What [`PolicySer::checksum`] must be.
     #[must_use]
     pub fn sum(&self) -> u64 {
-        let mut sum = Checksum::new();
-        let (_, rest) = self.as_bytes().split_at(size_of::<u64>());
-        sum.add_bytes(rest);
-        sum.get()
+        Checksum::of_sealed(self)
     }
 
     /// Whether the checksum fits.

@@ -8,7 +8,10 @@ use super::{
     *,
 };
 use std::vec::Vec;
-use zerocopy::FromBytes as _;
+use zerocopy::{
+    FromBytes as _,
+    IntoBytes as _, //
+};
 
 const PAGE: PageSize = match PageSize::new(12) {
     Some(page) => page,
@@ -24,12 +27,6 @@ fn extents(class: Class) -> [ExtentSer; 2] {
     [first, second]
 }
 
-fn sum(extents: &[ExtentSer]) -> u64 {
-    let mut sum = Checksum::new();
-    extents.iter().for_each(|extent| sum.add_extent(extent));
-    sum.get()
-}
-
 fn good() -> GuestMemfdSer {
     sealed(GuestMemfdSer {
         magic: GuestMemfdSer::MAGIC,
@@ -37,7 +34,7 @@ fn good() -> GuestMemfdSer {
         len: GuestMemfdSer::LEN,
         size: 16 << 12,
         nr_pages: 7,
-        extents_checksum: sum(&extents(Class::Shared)),
+        extents_checksum: Checksum::of_extents(&extents(Class::Shared)),
         flags: GuestMemfdSer::MMAP | GuestMemfdSer::INIT_SHARED,
         nr_extents: 2,
         page_shift: 12,
@@ -135,7 +132,7 @@ fn header_bytes_do_not_change() {
 #[test]
 fn checksums_do_not_change() {
     assert_eq!(good().checksum, GOLDEN_HEADER, "{:#x}", good().checksum);
-    let private = sum(&extents(Class::PrivatePlain));
+    let private = Checksum::of_extents(&extents(Class::PrivatePlain));
     assert_eq!(private, GOLDEN_PRIVATE, "{private:#x}");
 }
 
@@ -205,7 +202,7 @@ fn private_memory_never_becomes_shared() {
     let private_extents = extents(Class::PrivatePlain);
     let header = parse(|raw| {
         private(raw);
-        raw.extents_checksum = sum(&private_extents);
+        raw.extents_checksum = Checksum::of_extents(&private_extents);
     });
     let header = header.unwrap();
     assert_eq!(check(&header, &shared), Err(Error::Class));

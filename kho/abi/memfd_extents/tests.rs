@@ -8,7 +8,10 @@ use super::{
     *,
 };
 use std::vec::Vec;
-use zerocopy::FromBytes as _;
+use zerocopy::{
+    FromBytes as _,
+    IntoBytes as _, //
+};
 
 const PAGE: PageSize = match PageSize::new(12) {
     Some(page) => page,
@@ -23,18 +26,12 @@ const EXTENTS: [ExtentSer; 2] = [
 
 const PAGES: u64 = 1004;
 
-fn sum(extents: &[ExtentSer]) -> u64 {
-    let mut sum = Checksum::new();
-    extents.iter().for_each(|extent| sum.add_extent(extent));
-    sum.get()
-}
-
 fn good() -> MemfdExtentsSer {
     sealed(MemfdExtentsSer {
         pos: 5,
         size: (PAGES << 12) - 1,
         nr_pages: 1001,
-        extents_checksum: sum(&EXTENTS),
+        extents_checksum: Checksum::of_extents(&EXTENTS),
         seals: 0x22,
         flags: MemfdExtentsSer::NOEXEC,
         nr_extents: 2,
@@ -62,7 +59,7 @@ fn parse(change: impl FnOnce(&mut MemfdExtentsSer)) -> Result<Header> {
 }
 
 fn check(extents: &[ExtentSer]) -> Result<Vec<(u64, u32, u32)>> {
-    let header = parse(|raw| raw.extents_checksum = sum(extents)).unwrap();
+    let header = parse(|raw| raw.extents_checksum = Checksum::of_extents(extents)).unwrap();
     let mut checker = ExtentChecker::new(header.list(), PAGE);
     let mut runs = Vec::new();
     for extent in extents {

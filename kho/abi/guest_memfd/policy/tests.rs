@@ -10,7 +10,10 @@ use super::{
     *,
 };
 use std::vec::Vec;
-use zerocopy::FromBytes as _;
+use zerocopy::{
+    FromBytes as _,
+    IntoBytes as _, //
+};
 
 const PAGE: PageSize = match PageSize::new(12) {
     Some(page) => page,
