@@ -21,6 +21,15 @@ use crate::unpack::Packing;
 /// No image is this large.
 const MAX: u64 = 512 << 20;
 
+/// Where the kernel can be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// At a multiple of a number, from an address on.
+    X86 { align: u64, address: u64 },
+    /// Anywhere.
+    Arm64,
+}
+
 /// What is known of an image.
 #[derive(Debug)]
 pub(crate) struct Image {
@@ -30,12 +39,15 @@ pub(crate) struct Image {
     pub(crate) release: String,
     /// How much memory the kernel takes where it is loaded.
     pub(crate) memory: u64,
+    pub(crate) placement: Placement,
     /// Its configuration, if that is built in (`CONFIG_IKCONFIG`).
     pub(crate) config: Option<String>,
     /// Versions that are compiled in, such as "kho-v4".
     versions: BTreeSet<String>,
     /// Whether it knows how many huge pages were preserved (patch 0012).
     pub(crate) counts_huge_pages: bool,
+    /// Whether it knows which devices go on running (patch 0036).
+    pub(crate) knows_devices: bool,
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
@@ -94,20 +106,24 @@ impl Image {
         let payload = (sectors + 1) * 512 + offset;
         let payload = range(bytes, payload, word(bytes, 0x24c)?)?;
         let memory = word(bytes, 0x260)?.into();
+        let placement = Placement::X86 {
+            align: word(bytes, 0x230)?.into(),
+            address: u64::from_le_bytes(*bytes.get(0x258..)?.first_chunk()?),
+        };
         let kernel = match Packing::of(payload) {
             Some(packing) => packing.unpack(payload),
             None => Ok(payload.to_vec()),
         };
-        Some(kernel.and_then(|kernel| Self::kernel("x86_64", memory, &kernel)))
+        Some(kernel.and_then(|kernel| Self::kernel(placement, memory, &kernel)))
     }
 
     fn arm64(bytes: &[u8]) -> Result<Self> {
         let memory = bytes.get(16..).and_then(|bytes| bytes.first_chunk());
         let memory = u64::from_le_bytes(*memory.context("it is too short")?);
-        Self::kernel("aarch64", memory, bytes)
+        Self::kernel(Placement::Arm64, memory, bytes)
     }
 
-    fn kernel(machine: &'static str, memory: u64, kernel: &[u8]) -> Result<Self> {
+    fn kernel(placement: Placement, memory: u64, kernel: &[u8]) -> Result<Self> {
         let banner = b"Linux version ";
         let release = memmem::find_iter(kernel, banner).find_map(|at| {
             let rest = kernel.get(at + banner.len()..)?;
@@ -121,12 +137,17 @@ impl Image {
             .into_iter()
             .flat_map(|name| versions(kernel, name));
         let image = Self {
-            machine,
+            machine: match placement {
+                Placement::X86 { .. } => "x86_64",
+                Placement::Arm64 => "aarch64",
+            },
+            placement,
             release: release.context("it does not say its version")?.to_owned(),
             memory,
             config: config(kernel),
             versions: versions.collect(),
             counts_huge_pages: memmem::find(kernel, b"hugetlb-pools-v1\0").is_some(),
+            knows_devices: memmem::find(kernel, b"pci-running-v1\0").is_some(),
         };
         ensure!(image.release.len() < 65, "its version is too long");
         Ok(image)
@@ -191,11 +212,20 @@ pub(crate) mod tests {
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
         image[0x236] = 1;
+        image[0x230..0x234].copy_from_slice(&(2u32 << 20).to_le_bytes());
+        image[0x258..0x260].copy_from_slice(&(16u64 << 20).to_le_bytes());
         image[0x248..0x24c].copy_from_slice(&0x200u32.to_le_bytes());
         image[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
         image[0x260..0x264].copy_from_slice(&(64u32 << 20).to_le_bytes());
         image.extend(payload);
         image
+    }
+
+    impl Image {
+        /// One of which nothing else is known.
+        pub(crate) fn for_tests(placement: Placement, memory: u64) -> Self {
+            Self::kernel(placement, memory, TEXT).unwrap()
+        }
     }
 
     pub(crate) const TEXT: &[u8] =

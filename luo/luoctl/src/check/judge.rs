@@ -11,13 +11,10 @@ use super::{
     },
     image::Image,
     modules::Module,
+    room,
     system::System, //
 };
 use crate::output::human;
-
-/// What `kexec_file_load()` puts beside the kernel and its initrd: code that starts the kernel, its command
-/// line, what it is told of the machine. Less than this.
-const EXTRA: u64 = 1 << 20;
 
 /// Something to know, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -104,6 +101,7 @@ pub(crate) fn judge(system: &System, next: &Next<'_>) -> Verdict {
     version("LUO", "luo-v", "LIVEUPDATE", &system.luo, next, &mut found);
     command_line(next, &mut found);
     scratch(system, next, &mut found);
+    devices(system, next, &mut found);
     let pools = pools(system, next, &mut found);
     let files: Vec<_> = system
         .files
@@ -212,7 +210,6 @@ fn command_line(next: &Next<'_>, found: &mut Found) {
     }
 }
 
-/// Whether the kernel can be loaded: all of it goes to areas that were set aside at the first boot.
 fn scratch(system: &System, next: &Next<'_>, found: &mut Found) {
     let Some(areas) = &system.scratch else {
         found.warning(
@@ -221,29 +218,29 @@ fn scratch(system: &System, next: &Next<'_>, found: &mut Found) {
         );
         return;
     };
-    let mut areas = areas.clone();
-    // The largest piece first, each where most room is.
-    let mut pieces = [next.image.memory, next.initrd.saturating_add(EXTRA)];
-    pieces.sort_unstable();
-    for piece in pieces.into_iter().rev() {
-        let room = areas.iter_mut().max();
-        let left = room.as_ref().and_then(|room| room.checked_sub(piece));
-        match (room, left) {
-            (Some(room), Some(left)) => *room = left,
-            (room, _) => {
-                let room = human(room.map_or(0, |room| *room));
-                let (kernel, initrd) = (human(next.image.memory), human(next.initrd));
-                return found.problem(
-                    format!(
-                        "the kernel ({kernel}) and its initrd ({initrd}) do not fit into the scratch areas, where \
-                         {room} are left for {}: they cannot be loaded",
-                        human(piece)
-                    ),
-                    "make the initrd smaller; or boot this host from scratch with a larger `kho_scratch=`, which \
-                     all kernels after it inherit",
-                );
-            }
-        }
+    if !room::fits(areas, next.image, next.initrd) {
+        let (kernel, initrd) = (human(next.image.memory), human(next.initrd));
+        let sizes: Vec<_> = areas.iter().map(|area| human(area.len)).collect();
+        found.problem(
+            format!(
+                "the kernel ({kernel}) and its initrd ({initrd}) do not fit into the scratch areas ({}): they \
+                 cannot be loaded",
+                sizes.join(", ")
+            ),
+            "make the initrd smaller; or boot this host from scratch with a larger `kho_scratch=`, which all \
+             kernels after it inherit",
+        );
+    }
+}
+
+/// Whether there is a device that would write to memory which the kernel gives to others.
+fn devices(system: &System, next: &Next<'_>, found: &mut Found) {
+    let mut files = system.files.iter();
+    if files.any(|file| file.compatible.starts_with("rs-vfio-pci-")) && !next.image.knows_devices {
+        found.problem(
+            "the kernel does not know which devices go on running, and would give away the memory that they write to",
+            "build it with CONFIG_PCI_LIVEUPDATE=y (patch 0036), or close the sessions that have devices",
+        );
     }
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod image;
 mod judge;
 mod modules;
+mod room;
 mod system;
 
 use anyhow::{

@@ -18,6 +18,7 @@ use std::{
     path::Path, //
 };
 
+use super::room::Area;
 use crate::{
     reason::reason,
     status::{
@@ -55,8 +56,8 @@ pub(crate) struct System {
     pub(crate) kho: Option<String>,
     /// The same of LUO.
     pub(crate) luo: Option<String>,
-    /// Sizes of the areas that the next kernel is loaded into, if they can be read.
-    pub(crate) scratch: Option<Vec<u64>>,
+    /// The areas that the next kernel is loaded into, if they can be read.
+    pub(crate) scratch: Option<Vec<Area>>,
     pub(crate) files: Vec<File>,
     pub(crate) huge_pages: Vec<HugePages>,
 }
@@ -78,7 +79,7 @@ impl System {
             page_shift: rustix::param::page_size().trailing_zeros(),
             kho: compatible(&root.join(KHO).join("fdt")),
             luo: version(&root.join(KHO).join("sub_fdts/LUO")),
-            scratch: scratch(&root.join(KHO).join("scratch_len")),
+            scratch: scratch(&root.join(KHO)),
             files: preserved
                 .map(|file| File {
                     compatible: text(file, "compatible").to_owned(),
@@ -124,11 +125,17 @@ fn version(path: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(name).into_owned())
 }
 
-fn scratch(path: &Path) -> Option<Vec<u64>> {
-    let text = fs::read_to_string(path).ok()?;
-    let sizes = text.lines().map(|line| {
-        let digits = line.trim().strip_prefix("0x")?;
-        u64::from_str_radix(digits, 16).ok()
-    });
-    sizes.collect()
+/// The scratch areas, in KHO's order.
+fn scratch(kho: &Path) -> Option<Vec<Area>> {
+    let numbers = |name| -> Option<Vec<u64>> {
+        let text = fs::read_to_string(kho.join(name)).ok()?;
+        let numbers = text.lines().map(|line| {
+            let digits = line.trim().strip_prefix("0x")?;
+            u64::from_str_radix(digits, 16).ok()
+        });
+        numbers.collect()
+    };
+    let (starts, lens) = (numbers("scratch_phys")?, numbers("scratch_len")?);
+    let areas = starts.into_iter().zip(lens);
+    Some(areas.map(|(start, len)| Area { start, len }).collect())
 }

@@ -6,6 +6,7 @@ use super::{
             x86,
             TEXT, //
         },
+        room::Area,
         system::{
             File,
             HugePages, //
@@ -16,6 +17,14 @@ use super::{
 
 const CONFIG: &str = "CONFIG_KEXEC_HANDOVER=y\nCONFIG_LIVEUPDATE=y\n";
 const LINE: &str = "kho=on liveupdate=on hugepages=8";
+
+/// From one MiB on, some of them.
+fn area(start: u64, len: u64) -> Area {
+    Area {
+        start: start << 20,
+        len: len << 20,
+    }
+}
 
 fn system() -> System {
     let file = |compatible: &str, id| File {
@@ -28,7 +37,7 @@ fn system() -> System {
         page_shift: 12,
         kho: Some("kho-v4".into()),
         luo: Some("luo-v5".into()),
-        scratch: Some(vec![66 << 20, 40 << 20]),
+        scratch: Some(vec![area(1000, 66), area(2000, 40)]),
         files: vec![file("memfd-v2", 1), file("rs-memfd-v1", 2)],
         huge_pages: vec![HugePages {
             size: 2 << 20,
@@ -131,14 +140,14 @@ fn each_problem_loses_all_files_and_has_its_own_remedy() {
         ),
         (
             Try {
-                system: other(|s| s.scratch = Some(vec![60 << 20])),
+                system: other(|s| s.scratch = Some(vec![area(1000, 60)])),
                 ..Default::default()
             },
             "do not fit",
         ),
         (
             Try {
-                initrd: 40 << 20,
+                initrd: 41 << 20,
                 ..Default::default()
             },
             "do not fit",
@@ -184,6 +193,13 @@ fn each_problem_loses_all_files_and_has_its_own_remedy() {
         );
         assert!(verdict.files.iter().all(|file| !file.survives));
     }
+    let mut running = system();
+    running.files[0].compatible = "rs-vfio-pci-v1".into();
+    let devices = verdict(Try {
+        system: Some(running),
+        ..Default::default()
+    });
+    assert!(devices.problems[0].what.contains("devices go on running"));
     let config = format!("{CONFIG}CONFIG_ARM64_64K_PAGES=y\n");
     let pages = verdict(Try {
         config: Some(&config),
