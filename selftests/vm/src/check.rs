@@ -100,6 +100,11 @@ fn stage_kernel(name: &str, build: Build) -> Result<Build> {
     })
 }
 
+/// What guests boot. With all checkers, it would take minutes in an emulated machine in an emulated one.
+fn guest_kernel(build: Build) -> Build {
+    Build::new(build.arch, Variant::Plain)
+}
+
 fn command(test: &Declared, build: Build) -> Result<Command> {
     let mut run = Command::new(SELF);
     run.arg("run").args(["--arch", build.arch.name()]);
@@ -113,6 +118,11 @@ fn command(test: &Declared, build: Build) -> Result<Command> {
     for name in &test.files {
         run.arg("--file")
             .arg(format!("{}:/bin/{name}", bin.join(name).display()));
+    }
+    if test.linux_guest {
+        let kernel = guest_kernel(build).image();
+        run.arg("--file")
+            .arg(format!("{}:/boot/guest", kernel.display()));
     }
     for stage in &test.stages {
         if let Some(kernel) = &stage.kernel {
@@ -204,6 +214,9 @@ fn prepare(jobs: &[Job]) -> Result<()> {
     for job in jobs {
         if let Job::Vm(test, build) = job {
             want(*build);
+            if test.linux_guest {
+                want(guest_kernel(*build));
+            }
             for stage in &test.stages {
                 if let Some(kernel) = &stage.kernel {
                     want(stage_kernel(kernel, *build)?);

@@ -46,6 +46,9 @@ pub(super) struct Declared {
     /// Guest programs the test needs beyond those always there.
     #[serde(default)]
     pub(super) files: Vec<String>,
+    /// Whether its guests boot Linux: `/boot/guest` is a plain kernel for them, whatever the host's is.
+    #[serde(default)]
+    pub(super) linux_guest: bool,
     #[serde(default)]
     pub(super) expect: i32,
     #[serde(default)]
