@@ -101,19 +101,30 @@ const BAD: &[(Damage, bool, bool)] = &[
     (|_| "poke own 6 chunk".into(), true, true),
 ];
 
+/// A file that several CPUs retrieve, and a record that is not of the first one's part.
+const LARGE: Token = Token(1001);
+const LARGE_PAGES: u64 = 10240;
+const LARGE_DAMAGE: &str = "poke array 9000 8 5";
+
 fn layout() -> Layout {
     Layout::full(0xbad2, PAGES * page())
 }
 
 /// A file whose pages do not follow one another: each has a record.
-fn file() -> Result<OwnedFd> {
+fn scattered(pages: u64) -> Result<OwnedFd> {
     let fd = memfd("bad")?;
-    ftruncate(&fd, layout().size)?;
-    let map = Map::new(&fd, layout().size, true)?;
-    for index in (0..PAGES).rev() {
+    let size = pages * page();
+    ftruncate(&fd, size)?;
+    let map = Map::new(&fd, size, true)?;
+    for index in (0..pages).rev() {
         map.word(index * page())
             .store(1, std::sync::atomic::Ordering::Relaxed);
     }
+    Ok(fd)
+}
+
+fn file() -> Result<OwnedFd> {
+    let fd = scattered(PAGES)?;
     layout().write_data(&fd)?;
     Ok(fd)
 }
@@ -134,6 +145,10 @@ fn old(old: &mut Old<'_>) -> Result<()> {
         }
         hook("next")?;
     }
+    old.preserve(scattered(LARGE_PAGES)?, LARGE.0)?;
+    hook(LARGE_DAMAGE)?;
+    hook("sum")?;
+    hook("next")?;
     old.preserve(file()?, GOOD.0)
 }
 
@@ -143,7 +158,7 @@ fn lost() -> u64 {
 }
 
 fn check_memory(new: &mut New<'_>, before: u64) -> Result<()> {
-    let all = (BAD.len() as u64 + 1) * layout().size;
+    let all = (BAD.len() as u64 + 1) * layout().size + LARGE_PAGES * page();
     let memory = given_back(before, all - lost(), layout().size)?;
     new.common.check("memory", memory);
     Ok(())
@@ -156,6 +171,8 @@ fn retrieve_new(new: &mut New<'_>) -> Result<()> {
         let result = refused(session.retrieve(Token(token)), &INVALID);
         new.common.check(&format!("{token}.refused"), result);
     }
+    let large = refused(session.retrieve(LARGE), &INVALID);
+    new.common.check("large.refused", large);
     let good = session.retrieve(GOOD).map_err(|e| e.to_string());
     new.common
         .check("other-file", good.and_then(|fd| layout().verify(fd)));
