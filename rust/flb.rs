@@ -114,6 +114,8 @@ impl<T: FileHandler> FlbSlot<T> {
         unpreserve: Some(Self::unpreserve),
         retrieve: Some(Self::retrieve),
         finish: Some(Self::finish),
+        // Without the handler nobody has retrieved the state.
+        orphan: None,
         // The callbacks are in the handler's module, whichever the state is from.
         owner: owner::<T>(),
     };
