@@ -205,6 +205,11 @@ fn preserve(file: &File) -> Result<Preserved<VfioPciSer, State>> {
             "this is no file of its character device, or is not bound to an iommufd",
         ));
     }
+    if file.has_iommu() {
+        return Err(refuse(
+            "it is behind an IOMMU, whose translation the next kernel would switch off",
+        ));
+    }
     if file.group_size() != 1 {
         return Err(refuse("its IOMMU group has other devices"));
     }

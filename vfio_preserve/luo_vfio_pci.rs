@@ -13,8 +13,8 @@
 //! When it is preserved, with a message that says why:
 //!
 //! * `EOPNOTSUPP`: the file is not of the character device (`/dev/vfio/devices`), or not bound; the
-//!   device is a virtual function, has such, may use address translation services, or shares its IOMMU
-//!   group with other devices.
+//!   device is behind an IOMMU, is a virtual function, has such, may use address translation services, or
+//!   shares its IOMMU group with other devices.
 //! * `EINVAL`: the device sleeps. `EBUSY`: it is preserved already.
 //!
 //! Just before the jump, which does not happen then:

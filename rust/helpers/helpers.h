@@ -159,6 +159,7 @@ struct vfio_device *luo_helper_vfio_device(struct file *file);
 struct pci_dev *luo_helper_vfio_pci_dev(struct vfio_device *device);
 u16 luo_helper_vfio_cfg_size(struct vfio_device *device);
 unsigned int luo_helper_vfio_group_size(struct vfio_device *device);
+bool luo_helper_vfio_has_iommu(struct vfio_device *device);
 struct vfio_device *luo_helper_vfio_find(struct pci_dev *dev);
 void luo_helper_vfio_put(struct vfio_device *device);
 void luo_helper_pci_identity(struct pci_dev *dev,

@@ -56,6 +56,17 @@ unsigned int luo_helper_vfio_group_size(struct vfio_device *device)
 	return nr;
 }
 
+/*
+ * Whether an IOMMU may translate for the device. device_iommu_mapped() is no
+ * answer: without an IOMMU, VFIO gives a device a group, too.
+ */
+bool luo_helper_vfio_has_iommu(struct vfio_device *device)
+{
+	const struct dev_iommu *iommu = device->dev->iommu;
+
+	return iommu && iommu->iommu_dev;
+}
+
 static int is_child(struct device *dev, const void *parent)
 {
 	return dev->parent == parent;

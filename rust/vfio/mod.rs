@@ -130,6 +130,12 @@ impl<'a> VfioFile<'a> {
         unsafe { bindings::luo_helper_vfio_group_size(self.device.as_ptr()) }
     }
 
+    /// Whether an IOMMU may translate for the device.
+    pub(crate) fn has_iommu(self) -> bool {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::luo_helper_vfio_has_iommu(self.device.as_ptr()) }
+    }
+
     /// Size of the device's configuration space in bytes.
     pub(crate) fn cfg_size(self) -> u16 {
         // SAFETY: By the type invariants.

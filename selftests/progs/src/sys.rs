@@ -295,6 +295,19 @@ pub fn stay() -> Result<()> {
 pub struct Child(libc::pid_t);
 
 impl Child {
+    /// Its process ID.
+    pub fn id(&self) -> i32 {
+        self.0
+    }
+
+    /// Kills it, and waits until it has ended: its exit status, or 128 and the signal that killed it.
+    pub fn kill(self) -> Result<u8> {
+        // SAFETY: The process is a child of this one that nobody has waited for.
+        let status = unsafe { libc::kill(self.0, libc::SIGKILL) };
+        anyhow::ensure!(status == 0, "{}", io::Error::last_os_error());
+        self.wait()
+    }
+
     /// Waits until it ends: its exit status, or 128 and the signal that killed it.
     pub fn wait(self) -> Result<u8> {
         let mut status = 0;

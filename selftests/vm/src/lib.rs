@@ -11,3 +11,4 @@ pub mod demo;
 pub mod frames;
 pub mod lint;
 pub mod run;
+pub mod slot;

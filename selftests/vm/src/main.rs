@@ -22,7 +22,8 @@ use lab::{
     check,
     demo,
     frames,
-    lint, //
+    lint,
+    slot, //
 };
 
 /// Builds the lab kernels and modules, and runs live updates in virtual machines.
@@ -86,6 +87,8 @@ enum Command {
     Lint,
     /// Sends numbered frames to a network card of a machine; for --host of a run.
     Frames(frames::Options),
+    /// Takes a card out of a machine while its kernel is replaced; for --host of a run.
+    Slot(slot::Options),
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
@@ -100,6 +103,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),
         Command::Frames(options) => frames::main(&options)?,
+        Command::Slot(options) => slot::main(&options)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@
 
 mod cmdline;
 mod cpio;
+mod disk;
 mod host;
 mod kvm;
 mod machine;
@@ -244,6 +245,9 @@ fn attempt(options: &Options, out: &mut dyn Sink) -> Result<Outcome, Error> {
     let (share, state) = (dir.join("share"), dir.join("state"));
     for path in [&share, &state] {
         fs::create_dir(path).map_err(share::at(path))?;
+    }
+    for disk in &options.disks {
+        disk.create(&state)?;
     }
     let initrd = share.join("initrd");
     share::initrd(options.arch, &initrd)?;

@@ -8,6 +8,7 @@
 
 use super::{
     frame,
+    Model,
     Registers, //
 };
 use crate::{
@@ -29,6 +30,12 @@ use std::{
         Duration,
         Instant, //
     }, //
+};
+
+/// QEMU's.
+pub const MODEL: Model = Model {
+    vendor: 0x8086,
+    device: 0x10c9,
 };
 
 /// Number of descriptors.

@@ -12,6 +12,7 @@ use std::path::{
 };
 use std::time::Duration;
 
+use super::disk::Disk;
 use super::Error;
 use crate::arch::{
     named,
@@ -65,6 +66,8 @@ pub struct Options {
     pub icount: bool,
     /// Host path and guest path of files present in every stage.
     pub files: Vec<(PathBuf, String)>,
+    /// Disk images in the state directory.
+    pub disks: Vec<Disk>,
     /// Time for each stage, boot included.
     pub timeout: Option<Duration>,
     /// Load no modules in any stage.
@@ -88,6 +91,7 @@ impl Default for Options {
             qemu: Vec::new(),
             icount: false,
             files: Vec::new(),
+            disks: Vec::new(),
             timeout: None,
             no_modules: false,
             host: None,
@@ -142,6 +146,7 @@ impl Options {
                 "--qemu" => options.qemu.extend(split(&value()?)?),
                 "--icount" => options.icount = true,
                 "--file" => options.files.push(file(&value()?)?),
+                "--disk" => options.disks.push(Disk::parse(&value()?)?),
                 "--timeout" => {
                     options.timeout = Some(Duration::from_secs(number(name, &value()?)?.into()));
                 }

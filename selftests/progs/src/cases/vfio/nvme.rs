@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Requests of an NVMe controller that are under way when the kernel is replaced.
+//!
+//! QEMU answers [`RATE`] of them in a second. What is on the disk is a file that the guest can look at
+//! without the controller.
+
+use super::{
+    check_same,
+    enough,
+    let_it_run,
+    note,
+    noted,
+    receive, //
+};
+use crate::{
+    expect::{
+        is,
+        refused,
+        same,
+        works,
+        Check, //
+    },
+    memory::Map,
+    pattern,
+    run::{
+        New,
+        Old, //
+    },
+    vfio::{
+        nvme::{
+            self,
+            Controller,
+            Queues,
+            Request,
+            BLOCK, //
+        },
+        Device,
+        PciDevice, //
+    }, //
+};
+use anyhow::Result;
+use rustix::io::Errno;
+use std::{
+    fs::File,
+    os::{
+        fd::OwnedFd,
+        unix::fs::FileExt, //
+    },
+    time::Duration, //
+};
+
+pub(super) const MEMORY: u64 = 3;
+const DEVICE: u64 = 4;
+
+/// What is written down about it.
+const NAME: &str = "nvme";
+
+/// The disk.
+const DISK: &str = "/state/disk";
+/// Requests in a second, as `vfio.toml` tells QEMU.
+const RATE: u64 = 4;
+
+/// Number of requests that are submitted before the update, as many as there is room for.
+const BEFORE: u64 = nvme::ENTRIES - 1;
+/// Number of those after it. The queues start anew on the way.
+const AFTER: u64 = 33;
+
+/// What is on the disk at first, and what is written.
+const THERE: u64 = 7;
+const WRITTEN: u64 = 8;
+
+/// So long do all requests take that are submitted before the update, and a third more.
+const PATIENCE: Duration = Duration::from_secs(BEFORE / RATE * 4 / 3);
+
+/// The request with a number. None is for the block of another one.
+fn request(number: u64) -> Request {
+    Request {
+        write: number % 4 == 3,
+        // Up and down, as no driver of a disk could foresee it.
+        block: number * 61 % 509,
+    }
+}
+
+fn content(seed: u64, block: u64) -> Vec<u8> {
+    let mut bytes = vec![0; BLOCK as usize];
+    pattern::fill(seed, block * BLOCK, &mut bytes);
+    bytes
+}
+
+/// Puts onto the disk what is to be read.
+pub(super) fn fill_disk(count: u64) -> Result<()> {
+    let disk = File::options().write(true).open(DISK)?;
+    for request in (0..count).map(request) {
+        disk.write_all_at(&content(THERE, request.block), request.block * BLOCK)?;
+    }
+    Ok(disk.sync_all()?)
+}
+
+/// A controller that runs.
+pub(super) struct Running {
+    place: PciDevice,
+    memory: OwnedFd,
+    pub(super) queues: Queues,
+    pub(super) device: Device,
+    pub(super) controller: Controller,
+}
+
+/// Opens it, and preserves the memory that it is to use.
+pub(super) fn run(
+    old: &mut Old<'_>,
+    interrupts: impl FnOnce(&Device) -> Result<bool>,
+) -> Result<Running> {
+    let memory = super::memory("queues", nvme::SIZE)?;
+    old.preserve(&memory, MEMORY)?;
+    let queues = Queues::new(Map::new(&memory, nvme::SIZE, true)?)?;
+    let place = PciDevice::find(nvme::MODEL)?;
+    let device = Device::bind(place.open()?)?;
+    device.enable()?;
+    let interrupts = interrupts(&device)?;
+    let controller = Controller::start(device.map(0)?, &queues, interrupts)?;
+    Ok(Running {
+        place,
+        memory,
+        queues,
+        device,
+        controller,
+    })
+}
+
+impl Running {
+    /// Submits that many requests more.
+    pub(super) fn submit(&self, count: u64) {
+        let first = self.queues.submitted();
+        let requests: Vec<_> = (first..first + count).map(request).collect();
+        for (number, request) in (first..).zip(&requests) {
+            if request.write {
+                self.queues.write(number, &content(WRITTEN, request.block));
+            }
+        }
+        self.controller.submit(&self.queues, &requests);
+    }
+
+    /// Writes down what the next kernel must find, and leaves all of it behind.
+    pub(super) fn leave(self, old: &mut Old<'_>) -> Result<()> {
+        let settings = self.controller.settings();
+        note(old, NAME, &self.place, &self.device, &settings)?;
+        old.keep(self.memory);
+        self.queues.leak();
+        std::mem::forget((self.device, self.controller));
+        Ok(())
+    }
+
+    /// Lets the device go on over the update.
+    pub(super) fn preserve(&self, old: &mut Old<'_>) -> Result<()> {
+        old.preserve(self.device.fd(), DEVICE)
+    }
+}
+
+/// Submits requests, and waits for the first of them.
+fn start(old: &mut Old<'_>) -> Result<Running> {
+    fill_disk(BEFORE + AFTER)?;
+    let running = run(old, |_| Ok(false))?;
+    running.submit(BEFORE);
+    let (queues, controller) = (&running.queues, &running.controller);
+    old.common.check("first", queues.wait(3, super::PATIENCE));
+    old.common.check("taken", controller.take(queues));
+    let taken = queues.taken();
+    println!("# {taken} of {BEFORE} requests are completed before the update");
+    old.common
+        .check("few", is(taken < BEFORE / 4, "too many are completed"));
+    Ok(running)
+}
+
+pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
+    let running = start(old)?;
+    running.preserve(old)?;
+    running.leave(old)
+}
+
+pub(super) fn stopped_old(old: &mut Old<'_>) -> Result<()> {
+    start(old)?.leave(old)
+}
+
+/// Every request was completed once, read what was there, or wrote what it should.
+pub(super) fn check_data(new: &mut New<'_>, name: &str, queues: &Queues) -> Result<()> {
+    let count = queues.submitted();
+    new.common
+        .check(&format!("{name}.each-once"), queues.each_once(count));
+    let disk = File::open(DISK)?;
+    let look = |write: bool, seed: u64| -> Check {
+        let wanted = (0..count).map(|number| (number, request(number)));
+        for (number, request) in wanted.filter(|(_, request)| request.write == write) {
+            let right = content(seed, request.block);
+            let mut on_disk = vec![0; BLOCK as usize];
+            let read = disk.read_exact_at(&mut on_disk, request.block * BLOCK);
+            read.map_err(|e| format!("the disk cannot be read: {e}"))?;
+            is(queues.read(number) == right, &format!("data of {number}"))?;
+            is(on_disk == right, &format!("block {}", request.block))?;
+        }
+        Ok(())
+    };
+    let (reads, writes) = (look(false, THERE), look(true, WRITTEN));
+    new.common.check(&format!("{name}.reads"), reads);
+    new.common.check(&format!("{name}.writes"), writes);
+    Ok(())
+}
+
+/// Retrieves the memory, and looks at what was completed while nobody could tell the controller anything.
+fn look(new: &mut New<'_>) -> Result<(OwnedFd, Queues)> {
+    let memory = new.retrieve(MEMORY)?;
+    let queues = Queues::new(Map::new(&memory, nvme::SIZE, true)?)?;
+    let_it_run(RATE as f64)?;
+    let (taken, completed) = (queues.taken(), queues.completed());
+    println!("# {completed} of {BEFORE} requests are completed when the next kernel looks");
+    let came = enough(completed - taken, RATE as f64, BEFORE - taken)?;
+    new.common.check("meanwhile", came);
+    if completed < BEFORE {
+        new.common
+            .check("runs", queues.wait(completed + 1, super::PATIENCE));
+    } else {
+        new.common.skip(
+            "runs",
+            "the machine was too slow: all requests were completed",
+        );
+    }
+    Ok((memory, queues))
+}
+
+/// Retrieves the controller, which must be as it was.
+pub(super) fn retrieve(new: &mut New<'_>, memory: OwnedFd, queues: Queues) -> Result<Running> {
+    let place = PciDevice::find(nvme::MODEL)?;
+    let path = noted(new, NAME, "path")?;
+    new.common.check("nvme.address", same(place.path(), path));
+    new.common
+        .check("nvme.not-opened", refused(place.open(), &[Errno::BUSY]));
+    let device = Device::bind(new.retrieve(DEVICE)?)?;
+    let controller = Controller::new(device.map(0)?);
+    check_same(new, NAME, &device, &controller.settings())?;
+    Ok(Running {
+        place,
+        memory,
+        queues,
+        device,
+        controller,
+    })
+}
+
+/// Waits for all requests, and takes their completions.
+fn take_all(new: &mut New<'_>, name: &str, running: &Running) -> Result<()> {
+    let Running {
+        queues, controller, ..
+    } = running;
+    let all = queues.wait(queues.submitted(), PATIENCE);
+    new.common.check(&format!("{name}.all"), all);
+    let taken = controller.take(queues);
+    new.common.check(&format!("{name}.taken"), taken);
+    check_data(new, name, queues)
+}
+
+/// Takes over, and finds all that was under way done.
+fn take_over(new: &mut New<'_>) -> Result<Running> {
+    let (memory, queues) = look(new)?;
+    let running = retrieve(new, memory, queues)?;
+    take_all(new, "before", &running)?;
+    Ok(running)
+}
+
+/// The queues go on where they were.
+fn go_on(new: &mut New<'_>, running: &Running) -> Result<()> {
+    running.submit(AFTER);
+    take_all(new, "after", running)
+}
+
+pub(super) fn new(new: &mut New<'_>) -> Result<()> {
+    let running = take_over(new)?;
+    go_on(new, &running)?;
+    new.finish()?;
+    let command = running.device.command();
+    new.common.check("finished", works(command));
+    Ok(())
+}
+
+pub(super) fn two_old(old: &mut Old<'_>) -> Result<()> {
+    self::old(old)?;
+    receive::old(old)
+}
+
+pub(super) fn two_new(new: &mut New<'_>) -> Result<()> {
+    let running = take_over(new)?;
+    // This finishes the session.
+    receive::new(new)?;
+    go_on(new, &running)
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! An igb receives through a live update.
+//!
+//! A program on the host sends frames to it all the time.
+
+use super::{
+    check_same,
+    enough,
+    is_last,
+    let_it_run,
+    note,
+    noted,
+    PATIENCE, //
+};
+use crate::{
+    expect::{
+        refused,
+        same,
+        works, //
+    },
+    memory::Map,
+    run::{
+        New,
+        Old, //
+    },
+    vfio::{
+        igb::{
+            self,
+            Ring, //
+        },
+        trace,
+        Device,
+        PciDevice,
+        Registers, //
+    }, //
+};
+use anyhow::{
+    ensure,
+    Result, //
+};
+use liveupdate::Token;
+use rustix::io::Errno;
+use std::{
+    fs,
+    os::fd::{
+        AsFd,
+        OwnedFd, //
+    },
+    path::Path,
+    thread,
+    time::{
+        Duration,
+        Instant, //
+    }, //
+};
+
+pub(super) const MEMORY: u64 = 1;
+pub(super) const DEVICE: u64 = 2;
+
+/// What is written down about it.
+const NAME: &str = "igb";
+
+/// What the sender on the host looks for, and what it says when it has stopped.
+const GO: &str = "/state/go";
+const STOP: &str = "/state/stop";
+const SENT: &str = "/state/sent";
+/// How many milliseconds there are between frames.
+const EVERY: &str = "/state/every";
+
+/// A receiver that runs.
+pub(super) struct Running {
+    pub(super) place: PciDevice,
+    pub(super) memory: OwnedFd,
+    pub(super) ring: Ring,
+    pub(super) device: Device,
+    pub(super) registers: Registers,
+}
+
+/// Starts one, whose memory is preserved.
+pub(super) fn run(old: &mut Old<'_>) -> Result<Running> {
+    let memory = super::memory("ring", igb::SIZE)?;
+    old.preserve(&memory, MEMORY)?;
+    let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
+    let start = ring.fill()?;
+
+    let place = PciDevice::find(igb::MODEL)?;
+    let device = Device::bind(place.open()?)?;
+    device.enable()?;
+    let registers = device.map(0)?;
+    old.common.check("link", igb::start(&registers, start));
+    fs::write(GO, "")?;
+    old.common.check("receives", ring.wait(20, PATIENCE));
+    Ok(Running {
+        place,
+        memory,
+        ring,
+        device,
+        registers,
+    })
+}
+
+impl Running {
+    /// It goes on receiving, and nobody has changed it.
+    pub(super) fn check_unchanged(&self, old: &mut Old<'_>, settings: &str) {
+        old.common.check("usable", works(self.device.command()));
+        let count = self.ring.received();
+        old.common
+            .check("receives-on", self.ring.wait(count + 10, PATIENCE));
+        let now = igb::settings(&self.registers);
+        old.common
+            .check("same-settings", same(now, settings.into()));
+    }
+
+    /// Writes down what the next kernel must find, and leaves all of it behind.
+    pub(super) fn leave(self, old: &mut Old<'_>) -> Result<()> {
+        let settings = igb::settings(&self.registers);
+        note(old, NAME, &self.place, &self.device, &settings)?;
+        let before = self.ring.received();
+        old.common.note("igb.before", &before.to_string())?;
+        old.keep(self.memory);
+        self.ring.leak();
+        std::mem::forget((self.device, self.registers));
+        Ok(())
+    }
+}
+
+pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
+    let running = run(old)?;
+    old.preserve(running.device.fd(), DEVICE)?;
+    running.leave(old)
+}
+
+pub(super) fn stopped_old(old: &mut Old<'_>) -> Result<()> {
+    run(old)?.leave(old)
+}
+
+/// Looks at what came while nobody could tell the device anything.
+pub(super) fn look_at(new: &mut New<'_>, memory: OwnedFd) -> Result<(OwnedFd, Ring)> {
+    let before: u64 = noted(new, NAME, "before")?.parse()?;
+    let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
+    let every: f64 = fs::read_to_string(EVERY)?.trim().parse()?;
+    let_it_run(1000.0 / every)?;
+    let meanwhile = ring.received();
+    println!("# {before} frames before the update, {meanwhile} when the next kernel looks");
+    let came = enough(meanwhile - before, 1000.0 / every, igb::SLOTS)?;
+    new.common.check("meanwhile", came);
+    new.common.check("frames", ring.verify(meanwhile));
+    Ok((memory, ring))
+}
+
+/// Retrieves the memory, and looks.
+pub(super) fn look(new: &mut New<'_>) -> Result<(OwnedFd, Ring)> {
+    let memory = new.retrieve(MEMORY)?;
+    look_at(new, memory)
+}
+
+/// Another driver is tried, and then that of VFIO.
+pub(super) fn driver_new(new: &mut New<'_>) -> Result<()> {
+    let device = PciDevice::find(igb::MODEL)?;
+    device.unbind()?;
+    let other = device.bind_to("virtio-pci");
+    new.common
+        .check("other-driver", refused(other, &[Errno::BUSY]));
+    let answer = new.session()?.retrieve(Token(DEVICE));
+    new.common
+        .check("no-driver", refused(answer, &[Errno::NODEV]));
+    new.common.check("late", works(device.bind_to("vfio-pci")));
+    self::new(new)
+}
+
+pub(super) fn new(new: &mut New<'_>) -> Result<()> {
+    let (memory, ring) = look(new)?;
+    let place = PciDevice::find(igb::MODEL)?;
+    let path = noted(new, NAME, "path")?;
+    new.common.check("address", same(place.path(), path));
+    new.common
+        .check("not-opened", refused(place.open(), &[Errno::BUSY]));
+
+    let fd = new.retrieve(DEVICE)?;
+    let device = Device::bind(fd)?;
+    let registers = device.map(0)?;
+    check_same(new, NAME, &device, &igb::settings(&registers))?;
+    new.common.check("missed", same(igb::missed(&registers), 0));
+
+    let now = ring.received();
+    new.common.check("goes-on", ring.wait(now + 20, PATIENCE));
+    if !is_last() {
+        new.finish()?;
+        new.hand_on_all(&[(memory.as_fd(), MEMORY), (device.fd(), DEVICE)])?;
+        new.common.note("igb.trace", &trace::len()?.to_string())?;
+        let before = ring.received().to_string();
+        return new.common.note("igb.before", &before);
+    }
+    fs::write(STOP, "")?;
+    let sent = sent()?;
+    println!("# {sent} frames were sent in all");
+    new.common.check("last", ring.wait(sent, PATIENCE));
+    new.common.check("all", ring.verify(sent));
+    new.common.check("none-more", same(ring.received(), sent));
+    new.common.check("head", same(igb::head(&registers), sent));
+    new.finish()?;
+    new.common.check("finished", works(device.command()));
+    Ok(())
+}
+
+/// How many frames the sender has sent, once it has stopped.
+fn sent() -> Result<u64> {
+    let start = Instant::now();
+    while !Path::new(SENT).exists() {
+        ensure!(start.elapsed() < PATIENCE, "the sender does not stop");
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(fs::read_to_string(SENT)?.trim().parse()?)
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Devices that nobody takes over are stopped before memory is freed.
+
+use super::receive::{
+    look,
+    DEVICE,
+    MEMORY, //
+};
+use crate::{
+    expect::{
+        is,
+        same,
+        works, //
+    },
+    memory::Map,
+    run::New,
+    vfio::{
+        igb::{
+            self,
+            Ring, //
+        },
+        Device,
+        PciDevice, //
+    }, //
+};
+use anyhow::Result;
+use std::{
+    thread,
+    time::Duration, //
+};
+
+/// The device may use memory.
+pub(super) fn check_running(new: &mut New<'_>) -> Result<()> {
+    let master = PciDevice::find(igb::MODEL)?.is_master()?;
+    new.common.check("running", is(master, "it does not run"));
+    Ok(())
+}
+
+/// The device does not use memory any more, and can be opened as any other.
+pub(super) fn check_stopped(new: &mut New<'_>, ring: &Ring) -> Result<()> {
+    let place = PciDevice::find(igb::MODEL)?;
+    let master = place.is_master()?;
+    new.common
+        .check("no-master", is(!master, "it may still use memory"));
+    let count = ring.received();
+    thread::sleep(Duration::from_millis(500));
+    new.common.check("silent", same(ring.received(), count));
+    let device = place.open().map_err(Into::into).and_then(Device::bind);
+    new.common.check("opened-again", works(device));
+    Ok(())
+}
+
+pub(super) fn unclaimed_new(new: &mut New<'_>) -> Result<()> {
+    let (_memory, ring) = look(new)?;
+    check_running(new)?;
+    new.finish()?;
+    check_stopped(new, &ring)
+}
+
+pub(super) fn unbound_new(new: &mut New<'_>) -> Result<()> {
+    let (_memory, ring) = look(new)?;
+    let fd = new.retrieve(DEVICE)?;
+    check_running(new)?;
+    new.finish()?;
+    drop(fd);
+    check_stopped(new, &ring)
+}
+
+/// Only memory was handed over.
+pub(super) fn aborted_new(new: &mut New<'_>) -> Result<()> {
+    let memory = new.retrieve(MEMORY)?;
+    let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
+    let received = ring.received();
+    new.common.check("frames", ring.verify(received));
+    check_stopped(new, &ring)
+}
