@@ -5,7 +5,14 @@
 ARCH_ARGS = $(if $(ARCH),--arch $(ARCH))
 LAB = selftests/vm/lab
 
-.PHONY: help demo check bench bench-compare modules programs kernel lint clean
+.PHONY: help demo check bench bench-compare modules programs kernel install uninstall deb lint clean
+
+# The architecture of a kernel tree, as the programs for it are called.
+KARCH = $(if $(KDIR),$(if $(shell grep -s '^CONFIG_ARM64=y' '$(KDIR)/.config'),arm64,x86_64),$(ARCH))
+INSTALL = $(if $(KDIR),KDIR='$(abspath $(KDIR))') ARCH='$(KARCH)' DESTDIR='$(abspath $(DESTDIR))' PREFIX='$(PREFIX)' \
+	$(if $(INSTALL_MOD_PATH),INSTALL_MOD_PATH='$(abspath $(INSTALL_MOD_PATH))') packaging/install
+PREFIX ?= /usr/local
+
 help:
 	@echo 'make demo    [ARCH=x86_64|arm64]                              a memfd survives a kernel update, from a bare checkout'
 	@echo 'make check   [ARCH=x86_64|arm64] [T=glob] [VARIANT=plain|debug]  all tests, KTAP'
@@ -14,6 +21,9 @@ help:
 	@echo 'make kernel  ARCH=x86_64|arm64 [VARIANT=plain|debug]          the lab kernel, modules and programs'
 	@echo 'make modules KDIR=/path/to/kernel/build                       the modules for your own kernel'
 	@echo 'make programs [ARCH=x86_64|arm64]                             luoctl for your own host: build/ARCH/bin/luoctl'
+	@echo 'make install KDIR=/path/to/kernel/build [PREFIX=/usr/local]   modules, luoctl and what loads the modules at boot'
+	@echo '             [DESTDIR=] [INSTALL_MOD_PATH=]                   (make uninstall, with the same words, undoes it)'
+	@echo 'make deb     [KDIR=/path/to/kernel/build]                     Debian packages of the same, in build/deb'
 	@echo 'make lint                                                     formatting, lints, licences, checkpatch'
 	@echo 'selftests/vm/run --help                                       stages of your own, with a live update between them'
 	@echo
@@ -42,6 +52,21 @@ modules:
 
 programs:
 	@$(LAB) programs $(ARCH_ARGS)
+
+# Built by whoever runs it; installed outside of the root with the build tools, which has a / of its own.
+install: modules
+	@$(LAB) programs $(if $(KARCH),--arch $(KARCH))
+	@$(INSTALL) install host modules
+	@echo 'installed; now make the initramfs anew: update-initramfs -u -k RELEASE, or dracut --force --kver RELEASE'
+
+uninstall:
+	@[ -n "$(KDIR)" ] || { echo 'make uninstall needs KDIR=/path/to/kernel/build' >&2; exit 2; }
+	@$(INSTALL) uninstall modules host
+	@echo 'uninstalled; now make the initramfs anew: update-initramfs -u -k RELEASE, or dracut --force --kver RELEASE'
+
+deb: $(if $(KDIR),modules)
+	@$(LAB) programs $(if $(KARCH),--arch $(KARCH))
+	@$(if $(KDIR),KDIR='$(abspath $(KDIR))') ARCH='$(KARCH)' selftests/vm/enter packaging/deb
 
 lint:
 	@$(LAB) lint

@@ -190,6 +190,9 @@ fn select(options: &Options) -> Result<Vec<Job>> {
             }
         }
     }
+    if filter.is_none() && !options.list {
+        jobs.retain(|job| !matches!(job, Job::Host(test) if test.on_request));
+    }
     if let Some(filter) = filter {
         jobs.retain(|job| {
             let name = job.name();

@@ -30,6 +30,7 @@ mod large;
 mod limits;
 mod module;
 mod seals;
+mod security;
 mod swap;
 mod vfio;
 mod writes;
@@ -101,6 +102,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         freeze::CASES,
         finish::CASES,
         limits::CASES,
+        security::CASES,
         module::CASES,
         faults::CASES,
         gmem::CASES,

@@ -213,10 +213,10 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
     publish(&work, &out)?;
     sign(&kdir, &source, &config, &out)?;
     eprintln!(
-        "the modules are in {}; to install them on the machine that runs {release}:\n\
-         \x20 install -D -m 644 -t /lib/modules/{release}/updates {}/*.ko && depmod {release}",
+        "the modules are in {}; make install KDIR={} installs them on the machine that runs {release}, and make deb \
+         makes packages",
         out.display(),
-        out.display()
+        kdir.display()
     );
     Ok(())
 }

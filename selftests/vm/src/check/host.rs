@@ -13,6 +13,8 @@ pub(super) struct HostTest {
     pub(super) about: &'static str,
     /// The exit status that is a pass.
     pub(super) expect: i32,
+    /// Runs only if something is asked for by name: it takes long, and another Debian.
+    pub(super) on_request: bool,
     args: Vec<String>,
 }
 
@@ -22,8 +24,14 @@ impl HostTest {
             name: name.into(),
             about,
             expect,
+            on_request: false,
             args: args.iter().map(ToString::to_string).collect(),
         }
+    }
+
+    fn on_request(mut self) -> Self {
+        self.on_request = true;
+        self
     }
 
     /// The command, ready to be started.
@@ -42,6 +50,21 @@ pub(super) fn tests() -> Vec<HostTest> {
         0,
         &["cargo", "test", "--release", "--locked", "--workspace"],
     )];
+    let install = [
+        HostTest::new(
+            "install.files",
+            "What is installed is what is listed, both makers of initramfs images load it, and nothing of it stays.",
+            0,
+            &["selftests/install/files"],
+        ),
+        HostTest::new(
+            "install.debian",
+            "In a Debian with systemd: installed, rebooted, updated live, everything retrieved, and uninstalled.",
+            0,
+            &["selftests/install/debian"],
+        ),
+    ];
+    tests.extend(install.map(HostTest::on_request));
     let mut targets: Vec<String> = fs::read_dir(top().join("kho/fuzz/fuzz_targets"))
         .into_iter()
         .flatten()
