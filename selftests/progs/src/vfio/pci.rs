@@ -122,6 +122,24 @@ impl PciDevice {
         answer
     }
 
+    /// Removes it, as if it had been taken out.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn remove(&self) -> Result<()> {
+        fs::write(self.0.join("remove"), "1").context("cannot remove the device")
+    }
+
+    /// Lets the kernel look for devices again.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn rescan() -> Result<()> {
+        fs::write("/sys/bus/pci/rescan", "1").context("cannot look for devices")
+    }
+
     /// Whether it may use memory, as it says itself.
     ///
     /// # Errors

@@ -92,6 +92,13 @@ pub(super) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
+        "vfio.removed",
+        "An igb that is removed through sysfs before it is retrieved is stopped",
+        receive::old,
+        stopped::removed_new,
+    )
+    .on_request(),
+    Case::update(
         "vfio.aborted",
         "An igb whose session is closed goes on until the kexec, and is stopped by it",
         refused::aborted_old,

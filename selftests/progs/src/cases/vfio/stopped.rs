@@ -10,6 +10,7 @@ use super::receive::{
 use crate::{
     expect::{
         is,
+        refused,
         same,
         works, //
     },
@@ -25,6 +26,8 @@ use crate::{
     }, //
 };
 use anyhow::Result;
+use liveupdate::Token;
+use rustix::io::Errno;
 use std::{
     thread,
     time::Duration, //
@@ -65,6 +68,22 @@ pub(super) fn unbound_new(new: &mut New<'_>) -> Result<()> {
     new.finish()?;
     drop(fd);
     check_stopped(new, &ring)
+}
+
+/// The device is stopped with its removal, and not only when it is found again.
+pub(super) fn removed_new(new: &mut New<'_>) -> Result<()> {
+    let (_memory, ring) = look(new)?;
+    check_running(new)?;
+    PciDevice::find(igb::MODEL)?.remove()?;
+    let count = ring.received();
+    thread::sleep(Duration::from_millis(500));
+    new.common
+        .check("silent-at-once", same(ring.received(), count));
+    let answer = new.session()?.retrieve(Token(DEVICE));
+    new.common.check("lost", refused(answer, &[Errno::NODEV]));
+    PciDevice::rescan()?;
+    check_stopped(new, &ring)?;
+    new.finish()
 }
 
 /// Only memory was handed over.
