@@ -239,31 +239,41 @@ impl Cli {
         }
         report.check("finish", works(session.finish()));
         drop(device);
-        // Everything is restored, and was freed with the last descriptor.
+        // Everything is restored, and was freed with the last descriptor. What stays is the tree that debugfs
+        // shows, with a bit for each page, half a bit for each page of twice the size, and so on.
         let idle = self.noted("total")?;
         let lost = idle.abs_diff(meminfo("MemTotal")?);
-        println!("# {lost} bytes of {idle} more or less than without files");
-        report.check("whole", is(lost <= NOISE, "memory was not restored"));
+        let most = NOISE + 2 * idle / page() / 8;
+        println!(
+            "# {lost} bytes of {idle} more or less than without files, it should be at most {most}"
+        );
+        report.check("whole", is(lost <= most, "memory was not restored"));
         Ok(report.end())
     }
 }
 
-/// Uses nearly all free memory, which the kernel clears, and writes to all of it, twice.
+/// Uses nearly all free memory, which the kernel clears. What is written to each page is still there when all
+/// have been written to: none is used for two things.
 fn fill() -> Result<Check> {
     let len = sys::mem_free()?.saturating_sub(128 << 20) / page() * page();
+    // Faster, where there is room for them.
+    let large = Path::new(LARGE)
+        .exists()
+        .then(|| Setting::change(LARGE, "always"));
+    let _large = large.transpose()?;
     let fd = memory::memfd("fill")?;
     rustix::fs::ftruncate(&fd, len)?;
     let map = Map::new(&fd, len, true)?;
-    let mut bad = 0;
+    let (mut bad, step) = (0, usize::try_from(page())?);
     for round in 1..=2 {
-        for at in (0..len).step_by(512) {
+        for at in (0..len).step_by(step) {
             let word = map.word(at);
             let last = if round == 1 { 0 } else { at ^ 1 };
-            bad += u64::from(at % page() == 0 && word.load(Ordering::Relaxed) != last);
+            bad += u64::from(word.load(Ordering::Relaxed) != last);
             word.store(at ^ round, Ordering::Relaxed);
         }
     }
-    println!("# {len} bytes written");
+    println!("# {len} bytes used");
     Ok(same(bad, 0))
 }
 
