@@ -10,5 +10,6 @@ pub mod check;
 pub mod demo;
 pub mod frames;
 pub mod lint;
+mod qmp;
 pub mod run;
 pub mod slot;

@@ -7,22 +7,12 @@
 //! would do it: in the slot control register of the root port.
 
 use std::fs;
-use std::io::{
-    BufRead,
-    BufReader,
-    Write, //
-};
-use std::os::unix::net::UnixStream;
-use std::path::{
-    Path,
-    PathBuf, //
-};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{
     bail,
-    ensure,
     Context,
     Result, //
 };
@@ -32,11 +22,13 @@ use serde_json::{
     Value, //
 };
 
+use crate::qmp::{
+    Lines,
+    Qmp, //
+};
+
 /// What the old kernel says when it has ended.
 const JUMP: &str = "Starting new kernel";
-
-/// How long QEMU may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The capability of PCI Express, and where its slot control register is.
 const EXPRESS: u64 = 0x10;
@@ -71,82 +63,6 @@ pub struct Options {
 fn hexadecimal(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").ok_or("it begins with 0x")?;
     u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
-}
-
-/// A connection to QEMU on which lines are exchanged.
-struct Lines {
-    reader: BufReader<UnixStream>,
-    writer: UnixStream,
-}
-
-impl Lines {
-    fn connect(path: &Path) -> Result<Self> {
-        let writer = UnixStream::connect(path).with_context(|| path.display().to_string())?;
-        writer.set_read_timeout(Some(PATIENCE))?;
-        let reader = BufReader::new(writer.try_clone()?);
-        Ok(Self { reader, writer })
-    }
-
-    fn send(&mut self, line: &str) -> Result<()> {
-        Ok(self.writer.write_all(format!("{line}\n").as_bytes())?)
-    }
-
-    fn receive(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let count = self.reader.read_line(&mut line)?;
-        ensure!(count > 0, "QEMU has ended");
-        Ok(line)
-    }
-}
-
-/// QEMU's control socket.
-struct Qmp {
-    lines: Lines,
-    /// Cards that are gone.
-    deleted: Vec<String>,
-}
-
-impl Qmp {
-    fn connect(path: &Path) -> Result<Self> {
-        let lines = Lines::connect(path)?;
-        let deleted = Vec::new();
-        let mut this = Self { lines, deleted };
-        this.receive()?;
-        this.execute("qmp_capabilities", json!({}))?;
-        Ok(this)
-    }
-
-    /// Reads a message, and notes what is gone.
-    fn receive(&mut self) -> Result<Value> {
-        let message: Value = serde_json::from_str(&self.lines.receive()?)?;
-        if message["event"] == "DEVICE_DELETED" {
-            let name = message["data"]["device"].as_str().unwrap_or_default();
-            self.deleted.push(name.to_owned());
-        }
-        Ok(message)
-    }
-
-    fn execute(&mut self, command: &str, arguments: Value) -> Result<()> {
-        let line = json!({"execute": command, "arguments": arguments}).to_string();
-        self.lines.send(&line)?;
-        loop {
-            let answer = self.receive()?;
-            if answer.get("error").is_some() {
-                bail!("QEMU refused {line}: {answer}");
-            }
-            if answer.get("return").is_some() {
-                return Ok(());
-            }
-        }
-    }
-
-    fn wait_deleted(&mut self, card: &str) -> Result<()> {
-        while !self.deleted.iter().any(|name| name == card) {
-            self.receive()
-                .with_context(|| format!("{card} is not deleted"))?;
-        }
-        Ok(())
-    }
 }
 
 /// Configuration space of the root port.
@@ -218,7 +134,8 @@ pub fn main(options: &Options) -> Result<()> {
         port.control(ON)?;
         qmp.execute("device_add", properties(plug)?)?;
     }
-    qmp.execute("cont", json!({}))
+    qmp.execute("cont", json!({}))?;
+    Ok(())
 }
 
 fn properties(text: &str) -> Result<Value> {

@@ -14,7 +14,10 @@ use std::os::unix::net::{
     UnixStream, //
 };
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{
+    Path,
+    PathBuf, //
+};
 use std::process::{
     Child,
     Command,
@@ -40,6 +43,7 @@ use super::record::Record;
 use super::share::at;
 use super::Error;
 use crate::arch::Arch;
+use crate::qmp::Qmp;
 
 /// What executes the guest's instructions.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -218,6 +222,7 @@ impl Spec<'_> {
             sender,
             listener: Some(listener),
             threads,
+            qmp: self.work.join("qmp"),
         })
     }
 }
@@ -246,6 +251,7 @@ pub(super) struct Machine {
     sender: Sender<Event>,
     listener: Option<UnixListener>,
     threads: Vec<JoinHandle<()>>,
+    qmp: PathBuf,
 }
 
 impl Machine {
@@ -265,6 +271,13 @@ impl Machine {
     /// Whether QEMU has ended, and how.
     pub(super) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// What the CPUs are doing, for people who want to know why it does not get on.
+    pub(super) fn registers(&self) -> String {
+        Qmp::connect(&self.qmp)
+            .and_then(|mut qmp| qmp.registers())
+            .unwrap_or_else(|error| format!("QEMU does not tell its registers: {error:#}"))
     }
 
     /// Ends the machine and waits until all it said has arrived.

@@ -137,6 +137,7 @@ impl<'a> Watch<'a> {
             if current.over.is_none() {
                 let since = current.jumping.unwrap_or(current.began);
                 if since.elapsed() > self.timeout {
+                    machine.registers().lines().for_each(|l| self.out.note(l));
                     let stage = self.settle(&current);
                     let seconds = self.timeout.as_secs();
                     self.conclude(stage, 124, format!("no end after {seconds} s (--timeout)"));
