@@ -15,7 +15,7 @@ use std::{
 };
 
 /// One bug for each target: a file, a check in it, and what the check becomes.
-const BUGS: [(&str, &str, &str, &str); 7] = [
+const BUGS: [(&str, &str, &str, &str); 8] = [
     (
         "guest_memfd",
         "abi/extents/check.rs",
@@ -45,6 +45,12 @@ const BUGS: [(&str, &str, &str, &str); 7] = [
         "abi/guest_memfd/policy/checked.rs",
         "raw.index < self.next",
         "raw.index.saturating_add(1) < self.next",
+    ),
+    (
+        "vfio_pci",
+        "abi/vfio_pci.rs",
+        "self.offset != offset",
+        "self.offset < offset",
     ),
     (
         "vmalloc_list",
