@@ -113,7 +113,9 @@ impl Spec<'_> {
             (Accel::Kvm, Arch::Arm64) => {
                 &["-accel", "kvm", "-cpu", "host", "-M", "virtualization=off"]
             }
-            (_, Arch::X86_64) => &["-cpu", "max"],
+            // Without what lets a kernel copy and clear memory with string instructions on bytes, which
+            // are emulated a byte at a time.
+            (_, Arch::X86_64) => &["-cpu", "max,-erms,-fsrm,-fsrs,-fzrm"],
             (_, Arch::Arm64) => &["-cpu", "cortex-a76"],
         });
         match self.accel {
