@@ -50,10 +50,18 @@ pub(super) fn scratch(debug: bool, mem: u64, nodes: u64) -> String {
 /// Five levels of page tables and KASAN do not go together in early boot: `identify_cpu()` clears the
 /// CPU's features for a moment, and if an interrupt comes just then, KASAN computes with four levels and
 /// reports a wild access.
+///
+/// The clock's watchdog is off on x86, as it is on hosts whose clock needs none. It asks another CPU with
+/// interrupts off, and takes the time by a clock that in early boot only its own ticks move: if the other is
+/// in `stop_machine()`, also with interrupts off, both wait for ever.
 pub(super) fn base(arch: Arch, debug: bool) -> &'static str {
     match (arch, debug) {
-        (Arch::X86_64, false) => "console=ttyS0,115200 earlycon=uart8250,io,0x3f8,115200",
-        (Arch::X86_64, true) => "console=ttyS0,115200 earlycon=uart8250,io,0x3f8,115200 no5lvl",
+        (Arch::X86_64, false) => {
+            "console=ttyS0,115200 earlycon=uart8250,io,0x3f8,115200 tsc=nowatchdog"
+        }
+        (Arch::X86_64, true) => {
+            "console=ttyS0,115200 earlycon=uart8250,io,0x3f8,115200 tsc=nowatchdog no5lvl"
+        }
         (Arch::Arm64, _) => "console=ttyAMA0 earlycon=pl011,0x9000000",
     }
 }
