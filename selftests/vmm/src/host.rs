@@ -128,6 +128,8 @@ impl Host {
             }
             Request::Continue => self.go_on(),
             Request::Stop => {
+                // A conversion in between would be taken for something that the host sees.
+                self.machine.vcpus.stop();
                 self.tell_memory("ends");
                 Ok(())
             }
