@@ -113,6 +113,9 @@ fn command(test: &Declared, build: Build) -> Result<Command> {
         Variant::Deferred => drop(run.args(["--variant", "deferred"])),
         Variant::Plain | Variant::Other | Variant::Vanilla => {}
     }
+    if let Some(cpus) = test.cpus(build.variant) {
+        run.args(["--smp", &cpus.to_string()]);
+    }
     run.args(&test.args);
     let bin = top().join("build").join(build.arch.name()).join("bin");
     for name in &test.files {

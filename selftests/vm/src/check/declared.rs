@@ -40,6 +40,8 @@ pub(super) struct Declared {
     arch: Vec<String>,
     #[serde(default)]
     variant: Vec<String>,
+    /// CPUs of the machine. With one, an emulator takes about half the time.
+    cpus: Option<u32>,
     /// Options of the runner for the whole run.
     #[serde(default)]
     pub(super) args: Vec<String>,
@@ -82,6 +84,21 @@ impl Declared {
                 &self.skip.plain
             }
         }
+    }
+
+    /// How many CPUs the machine gets, if the options do not say it: two where they are on nodes of their
+    /// own, or where all checkers look on.
+    pub(super) fn cpus(&self, variant: Variant) -> Option<u32> {
+        let has = |text: &str| self.args.iter().any(|arg| arg.contains(text));
+        if has("--smp") || has("--icount") {
+            return None;
+        }
+        let default = match variant {
+            Variant::Debug => 2,
+            _ if has("-smp ") => 2,
+            Variant::Plain | Variant::Other | Variant::Deferred | Variant::Vanilla => 1,
+        };
+        Some(self.cpus.unwrap_or(default))
     }
 
     /// Whether the test is meant for this architecture and variant.
