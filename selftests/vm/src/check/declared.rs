@@ -40,7 +40,7 @@ pub(super) struct Declared {
     arch: Vec<String>,
     #[serde(default)]
     variant: Vec<String>,
-    /// CPUs of the machine. With one, an emulator takes about half the time.
+    /// CPUs of the machine. Emulated ones cost time also where they only wait for each other.
     cpus: Option<u32>,
     /// Options of the runner for the whole run.
     #[serde(default)]
