@@ -24,6 +24,7 @@ help:
 	@echo 'make install KDIR=/path/to/kernel/build [PREFIX=/usr/local]   modules, luoctl and what loads the modules at boot'
 	@echo '             [DESTDIR=] [INSTALL_MOD_PATH=]                   (make uninstall, with the same words, undoes it)'
 	@echo 'make deb     [KDIR=/path/to/kernel/build]                     Debian packages of the same, in build/deb'
+	@echo 'make -C selftests install                                     tests for a host in use, as a kselftest package'
 	@echo 'make lint                                                     formatting, lints, licences, checkpatch'
 	@echo 'selftests/vm/run --help                                       stages of your own, with a live update between them'
 	@echo
@@ -47,7 +48,9 @@ kernel:
 	@$(LAB) kernel $(ARCH_ARGS) $(if $(VARIANT),--variant $(VARIANT))
 
 modules:
-	@[ -n "$(KDIR)" ] || { echo 'make modules needs KDIR=/path/to/kernel/build' >&2; exit 2; }
+	@[ -n "$(KDIR)" ] || { echo 'make $(or $(filter install,$(MAKECMDGOALS)),modules) needs KDIR=/path/to/kernel/build,' \
+		'the O= directory of a kernel that was built with patches/7.3' >&2; exit 2; }
+	@[ -e '$(KDIR)/Module.symvers' ] || { echo '$(KDIR) is no directory of a kernel that was built' >&2; exit 2; }
 	@KDIR='$(abspath $(KDIR))' $(LAB) modules '$(abspath $(KDIR))'
 
 programs:

@@ -76,7 +76,7 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
-    /// A file could not be retrieved. The kernel gives the same answer to every further attempt.
+    /// A file could not be retrieved. Most answers stay the same at every further attempt.
     #[error("cannot retrieve the file of token {token}: {}", retrieve_advice(*source))]
     Retrieve {
         /// The token.

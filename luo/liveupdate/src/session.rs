@@ -80,12 +80,11 @@ impl Session {
 impl IncomingSession {
     /// Retrieves the file that was preserved under `token`. Asking again returns the same open file.
     ///
-    /// A failure is final: the kernel keeps its answer for this token.
-    ///
     /// # Errors
     ///
-    /// [`Error::Retrieve`], with `ENOENT` if nothing was preserved under this token, `ENODEV` if the
-    /// handler module for this kind of file was missing.
+    /// [`Error::Retrieve`], with `ENOENT` if nothing was preserved under this token, and `ENODEV` if the
+    /// handler module for this kind of file is not loaded, which may be tried again when it is. Other
+    /// failures are final, unless the handler lost nothing: the kernel keeps its answer for this token.
     pub fn retrieve(&self, token: Token) -> Result<OwnedFd> {
         let mut request = uapi::RetrieveFd::new(-1, token.0);
         uapi::call(&self.0, &mut request).map_err(|source| Error::Retrieve { token, source })?;

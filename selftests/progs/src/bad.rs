@@ -185,6 +185,7 @@ macro_rules! bad {
             old: Some(old::<$number>),
             new: Some(new::<$number>),
             default: false,
+                host: false,
         }),*];
     };
 }

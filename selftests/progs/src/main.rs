@@ -63,6 +63,11 @@ enum Action {
     Stage1(Selection),
     /// After the update.
     Stage2(Selection),
+    /// On a host that is in use: what needs no update, and leaves it as it was.
+    Host {
+        /// Cases, or subjects of cases; all that are for a host if none is named.
+        cases: Vec<String>,
+    },
     /// Hand one file on through many kernels.
     Relay {
         /// The number of this kernel, from 1.
@@ -156,6 +161,16 @@ fn stage(
     action(&cases, &options)
 }
 
+fn host(names: &[String], state: PathBuf) -> anyhow::Result<Outcome> {
+    let cases = cases::choose_for_host(names)?;
+    let options = Options {
+        state,
+        size: 0,
+        sabotage: false,
+    };
+    run::stage1(&cases, &options)
+}
+
 fn leaks() -> anyhow::Result<Outcome> {
     let mut report = Report::new("leaks");
     match sys::leaks()? {
@@ -174,6 +189,7 @@ fn main() -> ExitCode {
     let result = match cli.action {
         Action::Stage1(selection) => stage(run::stage1, selection, cli.state),
         Action::Stage2(selection) => stage(run::stage2, selection, cli.state),
+        Action::Host { cases } => host(&cases, cli.state),
         Action::Relay {
             round,
             last,
@@ -196,9 +212,10 @@ fn main() -> ExitCode {
         Action::List => {
             for case in cases::all() {
                 let mark = if case.default { ' ' } else { '*' };
-                println!("{mark} {:28} {}", case.name, case.about);
+                let host = if case.host { 'h' } else { ' ' };
+                println!("{mark}{host} {:28} {}", case.name, case.about);
             }
-            println!("(* runs only if it is named)");
+            println!("(* runs only if it is named, h also on a host that is in use)");
             Ok(Outcome::Passed)
         }
     };

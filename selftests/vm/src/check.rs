@@ -6,7 +6,7 @@
 //! and the console shows what it must and nothing it must not. Anything else, a lost
 //! VM or a skip that is not declared included, is a failure; its log is kept in `build/check/`.
 
-mod declared;
+pub(crate) mod declared;
 mod host;
 mod judge;
 

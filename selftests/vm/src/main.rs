@@ -71,6 +71,12 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Arch::X86_64)]
         arch: Arch,
     },
+    /// Builds the tests for a host that is in use, into build/ARCH/bin/kselftest.
+    Kselftest {
+        /// Architecture.
+        #[arg(long, value_enum, default_value_t = Arch::X86_64)]
+        arch: Arch,
+    },
     /// Runs the tests; prints KTAP.
     Check(check::Options),
     /// A guest lives through an update of the kernel of its host.
@@ -97,6 +103,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Kernel(target) => build::everything(target.build())?,
         Command::Modules { kdir } => build::modules::for_tree(&kdir)?,
         Command::Programs { arch } => build::programs::for_host(arch)?,
+        Command::Kselftest { arch } => build::programs::for_kselftest(arch)?,
         Command::Check(options) => return check::main(&options),
         Command::Demo { arch } => return demo::main(arch),
         Command::Bench(options) => return bench::main(&options),

@@ -49,7 +49,8 @@ pub(super) const CASES: &[Case] = &[
         "abort.sealable",
         "After closing the session nothing is pinned: the write seal can be added",
         sealable,
-    ),
+    )
+    .on_host(),
 ];
 
 fn layout() -> Layout {

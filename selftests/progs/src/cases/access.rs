@@ -26,17 +26,20 @@ pub(super) const CASES: &[Case] = &[
         "access.double",
         "A file is preserved once: the same, a duplicated and a reopened descriptor are refused",
         double,
-    ),
+    )
+    .on_host(),
     Case::local(
         "access.unsupported",
         "Files of other kinds are refused, and the session is as good as before",
         unsupported,
-    ),
+    )
+    .on_host(),
     Case::local(
         "access.read-only",
         "A descriptor that cannot both read and write is refused, because it would come back so",
         read_only,
-    ),
+    )
+    .on_host(),
 ];
 
 fn double(old: &mut Old<'_>) -> Result<()> {

@@ -31,6 +31,7 @@ mod limits;
 mod module;
 mod seals;
 mod security;
+mod skew;
 mod swap;
 mod vfio;
 mod writes;
@@ -48,6 +49,8 @@ pub struct Case {
     pub new: Option<fn(&mut New<'_>) -> Result<()>>,
     /// Runs if no case is named.
     pub default: bool,
+    /// Leaves a host that is in use as it was.
+    pub host: bool,
 }
 
 impl Case {
@@ -63,6 +66,7 @@ impl Case {
             old: Some(old),
             new: Some(new),
             default: true,
+            host: false,
         }
     }
 
@@ -77,12 +81,19 @@ impl Case {
             old: Some(old),
             new: None,
             default: true,
+            host: false,
         }
     }
 
     /// Runs only if named: it needs a certain machine or changes it.
     const fn on_request(mut self) -> Self {
         self.default = false;
+        self
+    }
+
+    /// Leaves a host that is in use as it was.
+    const fn on_host(mut self) -> Self {
+        self.host = true;
         self
     }
 }
@@ -104,6 +115,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         security::CASES,
         module::CASES,
+        skew::CASES,
         faults::CASES,
         gmem::CASES,
         hugetlb::CASES,
@@ -136,9 +148,27 @@ pub fn choose(names: &[String], without: &[String]) -> Result<Vec<&'static Case>
     Ok(all().filter(wanted).collect())
 }
 
+/// The cases for a host that is in use, of these subjects.
+pub fn choose_for_host(names: &[String]) -> Result<Vec<&'static Case>> {
+    let mut cases = if names.is_empty() {
+        all().collect()
+    } else {
+        choose(names, &[])?
+    };
+    cases.retain(|case| case.host);
+    Ok(cases)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_for_a_host_in_use_needs_no_update() {
+        let cases = choose_for_host(&[]).unwrap();
+        assert!(cases.len() > 8);
+        assert!(cases.iter().all(|case| case.new.is_none()));
+    }
 
     #[test]
     fn names_are_unique_and_fit_a_session_name() {

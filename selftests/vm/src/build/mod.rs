@@ -3,8 +3,10 @@
 //! Builds the lab's kernels, modules and guest programs. What is unchanged is left alone.
 
 pub mod kernel;
+mod kselftest;
 pub mod modules;
 pub mod programs;
+mod skew;
 mod source;
 mod space;
 mod step;
@@ -35,6 +37,9 @@ pub fn everything(build: Build) -> Result<()> {
         return Ok(());
     }
     modules::build(build)?;
+    if build.variant == Variant::Plain {
+        skew::build(build)?;
+    }
     // Programs lock the source by themselves.
     drop(kernel);
     programs::build(build.arch)

@@ -27,10 +27,10 @@ use crate::arch::{
 /// Mainline's own handler, shipped beside ours so that both can be compared; never loaded by default.
 const MAINLINE: &str = "mm/memfd_luo.ko";
 
-fn kbuild(kdir: &Path, source: &Path, arch: Arch, out: &Path) -> Command {
+fn kbuild(kdir: &Path, source: &Path, arch: Arch, modules: &Path, out: &Path) -> Command {
     let mut command = make(source, kdir, arch);
     command
-        .arg(format!("M={}", top().display()))
+        .arg(format!("M={}", modules.display()))
         .arg(format!("MO={}", out.display()))
         .arg("modules");
     command
@@ -42,25 +42,33 @@ fn kbuild(kdir: &Path, source: &Path, arch: Arch, out: &Path) -> Command {
 ///
 /// If the build fails.
 pub fn build(build: Build) -> Result<()> {
-    let kdir = fs::canonicalize(build.dir().join("kernel")).context("the kernel is not built")?;
-    let work = build.dir().join("modules-work");
-    fs::create_dir_all(&work)?;
-    let log = cache()
-        .join("logs")
-        .join(format!("{}-modules.log", build.name()));
-    let source = fs::canonicalize(kdir.join("source"))?;
-    step::run(
-        &format!("building the {} modules", build.name()),
-        &mut kbuild(&kdir, &source, build.arch, &work),
-        &log,
-    )?;
-    let mainline = kdir.join(MAINLINE);
-    let out = build.dir().join("modules");
-    publish(&work, &out)?;
+    let (work, out) = (
+        build.dir().join("modules-work"),
+        build.dir().join("modules"),
+    );
+    build_from(build, &top(), &work, &out)?;
+    let mainline = build.dir().join("kernel").join(MAINLINE);
     if mainline.exists() {
         install(&mainline, &out.join("memfd_luo.ko"))?;
     }
     Ok(())
+}
+
+/// Builds the modules whose sources are in `modules` for the kernel of a build.
+pub(super) fn build_from(build: Build, modules: &Path, work: &Path, out: &Path) -> Result<()> {
+    let kdir = fs::canonicalize(build.dir().join("kernel")).context("the kernel is not built")?;
+    fs::create_dir_all(work)?;
+    let what = out.file_name().context("a directory")?.to_string_lossy();
+    let log = cache()
+        .join("logs")
+        .join(format!("{}-{what}.log", build.name()));
+    let source = fs::canonicalize(kdir.join("source"))?;
+    step::run(
+        &format!("building the {} {what}", build.name()),
+        &mut kbuild(&kdir, &source, build.arch, modules, work),
+        &log,
+    )?;
+    publish(work, out)
 }
 
 /// Copies the modules from where they were built, with `modules.order` in load order.
@@ -203,7 +211,7 @@ pub fn for_tree(kdir: &Path) -> Result<()> {
             .arg("modules");
         c
     } else {
-        kbuild(&kdir, &source, arch, &work)
+        kbuild(&kdir, &source, arch, &top(), &work)
     };
     step::run(
         "building the modules",
@@ -236,7 +244,7 @@ pub fn clippy(build: Build) -> Result<bool> {
         let out = build.dir().join("clippy");
         let _ = fs::remove_dir_all(&out);
         fs::create_dir_all(&out)?;
-        let mut make = kbuild(&kdir, &source, build.arch, &out);
+        let mut make = kbuild(&kdir, &source, build.arch, &top(), &out);
         make.args(["CLIPPY=1", "W=e"]);
         if test_hook {
             make.args([

@@ -4,7 +4,10 @@
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{
+    Path,
+    PathBuf, //
+};
 use std::process::Command;
 
 use anyhow::{
@@ -13,7 +16,10 @@ use anyhow::{
     Result, //
 };
 
+use super::cross;
 use super::install;
+use super::kselftest;
+use super::source;
 use super::step;
 use super::upstream;
 use crate::arch::{
@@ -22,8 +28,11 @@ use crate::arch::{
     Arch, //
 };
 
-/// Our own programs: package and binary.
-const OURS: [(&str, &str); 8] = [
+/// A program of ours: package and binary.
+type Program = (&'static str, &'static str);
+
+/// All that the guests have.
+const OURS: [Program; 8] = [
     ("lu-init", "lu-init"),
     ("lu-init", "lu-reboot"),
     ("luoctl", "luoctl"),
@@ -46,8 +55,9 @@ fn busybox(arch: Arch) -> Result<PathBuf> {
         .with_context(|| format!("a static busybox for {arch} is missing"))
 }
 
-/// Builds some of our own programs, static, into `build/ARCH/bin`.
-fn ours(arch: Arch, programs: &[(&str, &str)], what: &str) -> Result<PathBuf> {
+/// Builds some of our own programs, static, into `build/ARCH/bin`. With all of them the example for VMMs, in one go,
+/// as it would be built with other features of the same crates by itself.
+fn ours(arch: Arch, programs: &[Program], what: &str) -> Result<PathBuf> {
     let bin = top().join("build").join(arch.name()).join("bin");
     fs::create_dir_all(&bin)?;
     let triple = arch.triple();
@@ -70,6 +80,10 @@ fn ours(arch: Arch, programs: &[(&str, &str)], what: &str) -> Result<PathBuf> {
     for (package, name) in programs {
         cargo.args(["-p", package, "--bin", name]);
     }
+    let example = programs == OURS;
+    if example {
+        cargo.args(["-p", "liveupdate", "--example", "vmm"]);
+    }
     step::run(
         &format!("building {what} ({arch})"),
         &mut cargo,
@@ -82,7 +96,25 @@ fn ours(arch: Arch, programs: &[(&str, &str)], what: &str) -> Result<PathBuf> {
     for (_, name) in programs {
         install(&from.join(name), &bin.join(name))?;
     }
+    if example {
+        install(&from.join("examples/vmm"), &bin.join("example-rust"))?;
+    }
     Ok(bin)
+}
+
+/// Builds the example for VMMs in C, with the headers of the kernel.
+fn example_in_c(arch: Arch, bin: &Path, headers: &Path) -> Result<()> {
+    let built = bin.join("example-c");
+    step::run(
+        &format!("building the example in C ({arch})"),
+        Command::new(format!("{}gcc", cross(arch)))
+            .args(["-static", "-O2", "-Wall", "-Wextra", "-Werror", "-isystem"])
+            .arg(headers)
+            .arg(top().join("luo/examples/vmm.c"))
+            .arg("-o")
+            .arg(built),
+        &cache().join("logs").join(format!("{arch}-example.log")),
+    )
 }
 
 /// Brings the guest programs of one architecture up to date.
@@ -93,7 +125,9 @@ fn ours(arch: Arch, programs: &[(&str, &str)], what: &str) -> Result<PathBuf> {
 pub fn build(arch: Arch) -> Result<()> {
     let bin = ours(arch, &OURS, "the guest programs")?;
     install(&busybox(arch)?, &bin.join("busybox"))?;
-    upstream::build(arch, &bin)
+    let headers = upstream::build(arch, &bin)?;
+    example_in_c(arch, &bin, &headers)?;
+    kselftest::package(arch, &source::prepare()?, &bin)
 }
 
 /// Builds the programs that a host needs; they run on any distribution.
@@ -108,4 +142,15 @@ pub fn for_host(arch: Arch) -> Result<()> {
         bin.join("luoctl").display()
     );
     Ok(())
+}
+
+/// Builds the tests for a host that is in use, with all that they need.
+///
+/// # Errors
+///
+/// If the build fails.
+pub fn for_kselftest(arch: Arch) -> Result<()> {
+    let programs = [("luoctl", "luoctl"), ("progs", "lu_memfd")];
+    let bin = ours(arch, &programs, "the tests for hosts")?;
+    kselftest::package(arch, &source::prepare()?, &bin)
 }

@@ -5,7 +5,10 @@
 mod kvm;
 
 use std::fs;
-use std::path::Path;
+use std::path::{
+    Path,
+    PathBuf, //
+};
 use std::process::Command;
 
 use anyhow::Result;
@@ -69,8 +72,8 @@ fn file_name(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 
-/// Builds all of them, static, and puts them into `bin`.
-pub(super) fn build(arch: Arch, bin: &Path) -> Result<()> {
+/// Builds all of them, static, and puts them into `bin`. Tells where the kernel's headers are.
+pub(super) fn build(arch: Arch, bin: &Path) -> Result<PathBuf> {
     let source = source::prepare()?;
     let work = source.home.join(format!("selftests-{arch}"));
     // Other checkouts with the same patches build them there as well.
@@ -140,5 +143,5 @@ pub(super) fn build(arch: Arch, bin: &Path) -> Result<()> {
         let name = file_name(program);
         install(&work.join(name), &bin.join(name))?;
     }
-    Ok(())
+    Ok(headers.join("include"))
 }

@@ -149,3 +149,15 @@ pub(super) fn load() -> Result<Vec<Declared>> {
     }
     Ok(tests)
 }
+
+/// The tests of an architecture, a line for each: name, tab, what a pass shows.
+pub(crate) fn list(arch: Arch) -> Result<String> {
+    let mut lines = String::new();
+    for test in load()? {
+        let variants = [Variant::Plain, Variant::Debug];
+        if variants.iter().any(|&variant| test.runs_on(arch, variant)) {
+            lines += &format!("{}\t{}\n", test.name, test.about);
+        }
+    }
+    Ok(lines)
+}

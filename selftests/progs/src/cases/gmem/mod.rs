@@ -117,7 +117,8 @@ pub(super) const CASES: &[Case] = &[
         "Memory is neither added nor taken away while preserved, and it is before and after",
         local::frozen,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
     Case::local(
         "gmem.race",
         "What is allocated while the file is being preserved is preserved",
@@ -129,7 +130,8 @@ pub(super) const CASES: &[Case] = &[
         "Taking back a preservation leaves the memory as it was",
         local::abort,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
     Case::update(
         "gmem.size",
         "A file of 2^32 pages is refused, and one with a page less comes back",
@@ -177,19 +179,22 @@ pub(super) const CASES: &[Case] = &[
         "Memory policies cannot be changed while preserved, and can before and after",
         policy::frozen,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
     Case::local(
         "gmem.policy-many",
         "A file with too many memory policies is refused, and equal neighbours are one",
         policy::many,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
     Case::local(
         "gmem.hole",
         "A guest that touches a hole of a preserved file stops, and goes on afterwards",
         hole::hole,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
     #[cfg(target_arch = "x86_64")]
     Case::update(
         "gmem.scrub",

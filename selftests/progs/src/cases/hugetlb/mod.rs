@@ -195,19 +195,22 @@ pub(super) const CASES: &[Case] = &[
         "Truncate, punch, fallocate and growing mappings are refused while preserved, not before and after",
         local::frozen,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
     Case::local(
         "hugetlb.abort",
         "Taking back a preservation leaves file and pool as they were",
         local::abort,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
     Case::local(
         "hugetlb.refused",
         "Files of mounted hugetlbfs, SysV shared memory, read-only and short pools are refused",
         local::refuse,
     )
-    .on_request(),
+    .on_request()
+    .on_host(),
 ];
 
 fn layout(pages: u64) -> Layout {
