@@ -29,6 +29,10 @@ const DEVICES: &str = "/sys/bus/pci/devices";
 
 /// In the command register: the device may use memory.
 const COMMAND_MASTER: u8 = 1 << 2;
+/// In its second byte: it does not signal by INTx.
+const COMMAND_INTX_DISABLE: u8 = 1 << 2;
+/// In the status register: it has something to signal by INTx.
+const STATUS_INTERRUPT: u8 = 1 << 3;
 
 /// What a device is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -149,5 +153,21 @@ impl PciDevice {
         let config = fs::read(self.0.join("config"))?;
         let command = config.get(4).context("no command register")?;
         Ok(command & COMMAND_MASTER != 0)
+    }
+
+    /// Whether it would signal by INTx, and whether that is disabled, as it says itself.
+    ///
+    /// # Errors
+    ///
+    /// If sysfs does not tell.
+    pub fn intx(&self) -> Result<(bool, bool)> {
+        let config = fs::read(self.0.join("config"))?;
+        let [_, _, _, _, _, command, status, ..] = config.as_slice() else {
+            bail!("no command and status registers");
+        };
+        Ok((
+            status & STATUS_INTERRUPT != 0,
+            command & COMMAND_INTX_DISABLE != 0,
+        ))
     }
 }

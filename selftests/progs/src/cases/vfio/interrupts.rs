@@ -13,6 +13,7 @@ use super::nvme::{
 use crate::{
     expect::{
         is,
+        same,
         Check, //
     },
     memory::Map,
@@ -119,6 +120,9 @@ pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     let taken = running.queues.taken();
     new.common
         .check("untaken", is(taken < BEFORE, "nothing came meanwhile"));
+    // There would be an interrupt, and nobody who expects it.
+    let intx = same(running.place.intx()?, (true, true));
+    new.common.check("intx-disabled", intx);
 
     let events = Events::new()?;
     events.set_up(&running.device)?;

@@ -99,7 +99,7 @@ pub(super) fn fill_disk(count: u64) -> Result<()> {
 
 /// A controller that runs.
 pub(super) struct Running {
-    place: PciDevice,
+    pub(super) place: PciDevice,
     memory: OwnedFd,
     pub(super) queues: Queues,
     pub(super) device: Device,
