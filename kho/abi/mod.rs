@@ -23,6 +23,7 @@ pub mod extents;
 pub mod fdt;
 pub mod guest_memfd;
 pub mod hugetlb;
+pub mod iommu;
 pub mod luo;
 pub mod memfd;
 pub mod memfd_extents;

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// One bug for each target: a file, a check in it, and what the check becomes.
-const BUGS: [(&str, &str, &str, &str); 8] = [
+const BUGS: [(&str, &str, &str, &str); 9] = [
     (
         "guest_memfd",
         "abi/extents/check.rs",
@@ -39,6 +39,12 @@ const BUGS: [(&str, &str, &str, &str); 8] = [
         "abi/memfd/check.rs",
         "index < self.next",
         "index.saturating_add(1) < self.next",
+    ),
+    (
+        "iommu",
+        "abi/iommu.rs",
+        "raw.last > Lookup::last(raw.levels)",
+        "raw.last > Lookup::last(5)",
     ),
     (
         "policies",
