@@ -21,6 +21,7 @@ mod incoming_list;
 mod incoming_runs;
 mod incoming_vec;
 mod outgoing;
+mod pages;
 mod progress;
 mod runs;
 
@@ -51,6 +52,12 @@ pub use self::{
     outgoing::{
         PreservedBox,
         PreservedVec, //
+    },
+    pages::{
+        is_preserved,
+        IncomingPages,
+        PageReader,
+        PreservedPages, //
     },
     restored::{
         Failed,

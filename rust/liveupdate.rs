@@ -23,6 +23,9 @@
 
 mod adapter;
 mod module;
+mod siblings;
+
+pub use self::siblings::Siblings;
 
 use crate::{
     abi,
@@ -132,6 +135,15 @@ pub trait FileHandler: Sized + 'static {
     /// Brings the header up to date, just before the jump. This may be called again if another file
     /// failed.
     fn freeze(_file: &File, _preserved: &mut Preserved<Self::Header, Self::State>) -> Result {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
+    /// Just before `freeze`: tells what other files of the session are called there. If `freeze` fails, this is
+    /// called again the next time.
+    fn name_siblings(
+        _preserved: &mut Preserved<Self::Header, Self::State>,
+        _siblings: &Siblings<'_>,
+    ) -> Result {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 

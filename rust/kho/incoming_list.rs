@@ -10,6 +10,10 @@ use super::{
 use crate::abi::{
     self,
     guest_memfd::policy::PolicySer,
+    iommu::{
+        AreaSer,
+        TableSer, //
+    },
     vfio_pci::ConfigSer,
     vmalloc::{
         CheckedVmalloc,
@@ -31,6 +35,18 @@ impl IntactRecord for PolicySer {
 }
 
 impl IntactRecord for ConfigSer {
+    fn is_intact(&self) -> bool {
+        self.is_intact()
+    }
+}
+
+impl IntactRecord for AreaSer {
+    fn is_intact(&self) -> bool {
+        self.is_intact()
+    }
+}
+
+impl IntactRecord for TableSer {
     fn is_intact(&self) -> bool {
         self.is_intact()
     }
@@ -59,11 +75,12 @@ impl<R: IntactRecord> IncomingList<R> {
     /// not succeed.
     pub fn try_for_each<E>(
         &self,
-        nr: u32,
+        nr: impl Into<u64>,
         mut f: impl FnMut(&R) -> Result<(), E>,
     ) -> Result<(), E> {
+        let nr = nr.into();
         let flow = self.0.for_each_page(|first, records| {
-            let left = u64::from(nr).saturating_sub(first);
+            let left = nr.saturating_sub(first);
             let left = usize::try_from(left).unwrap_or(usize::MAX);
             match records.iter().take(left).try_for_each(&mut f) {
                 Ok(()) => ControlFlow::Continue(()),

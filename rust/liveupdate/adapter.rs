@@ -14,7 +14,8 @@ use super::{
     Preserved,
     Registration,
     Retained,
-    Retrieved, //
+    Retrieved,
+    Siblings, //
 };
 use crate::{
     bindings,
@@ -198,6 +199,10 @@ impl<T: FileHandler> Adapter<T> {
         from_result(|| {
             test::repair(file);
             test::fail(test::Step::Freeze)?;
+            if T::HAS_NAME_SIBLINGS {
+                // SAFETY: These are the arguments of this call.
+                T::name_siblings(preserved, unsafe { &Siblings::new(args) })?;
+            }
             if T::HAS_FREEZE {
                 T::freeze(file, preserved)?;
             }
