@@ -3,7 +3,15 @@
  * Headers that the kernel's own Rust bindings lack, sorted alphabetically.
  */
 
+#ifdef CONFIG_IOMMU_LIVEUPDATE
+#include <linux/anon_inodes.h>
+#endif
 #include <linux/fs.h>
+#ifdef CONFIG_IOMMU_LIVEUPDATE
+#include <linux/generic_pt/iommu.h>
+#include <linux/iommu_liveupdate.h>
+#include <linux/iommufd_liveupdate.h>
+#endif
 #include <linux/kexec_handover.h>
 #ifdef CONFIG_KVM_GUEST_MEMFD
 #include <linux/kvm_gmem.h>

@@ -107,6 +107,43 @@ int luo_helper_hugetlb_insert(struct file *file, struct folio *folio,
 			      unsigned long index, bool surplus);
 #endif
 
+/* iommu.c */
+#ifdef CONFIG_IOMMU_LIVEUPDATE
+struct iommu_domain;
+struct iommufd_ctx;
+
+/* Formats of page tables. */
+#define LUO_HELPER_IOMMU_UNKNOWN 0
+#define LUO_HELPER_IOMMU_VTD_SECOND_STAGE 1
+
+/* struct luo_iommu_info and the others, see luo_iommu.h */
+#define LUO_HELPER_IOMMU_GET_INFO 0xbb10
+#define LUO_HELPER_IOMMU_GET_AREAS 0xbb11
+#define LUO_HELPER_IOMMU_VERIFY 0xbb12
+#define LUO_HELPER_IOMMU_INFO_SIZE 32
+#define LUO_HELPER_IOMMU_AREAS_SIZE 24
+#define LUO_HELPER_IOMMU_VERIFY_SIZE 24
+
+/* What devices may do in an area. */
+#define LUO_HELPER_IOMMU_READ 1
+#define LUO_HELPER_IOMMU_WRITE 2
+
+struct luo_helper_iommu_device {
+	u32 domain;
+	u16 bdf;
+	u16 reserved;
+};
+
+struct iommufd_ctx *luo_helper_iommufd_ctx(struct file *file);
+unsigned int luo_helper_iommu_format(struct iommu_domain *domain);
+u64 luo_helper_iommu_last(struct iommu_domain *domain);
+int luo_helper_iommufd_devices(struct iommufd_ctx *ictx,
+			       struct luo_helper_iommu_device *devices,
+			       unsigned int max);
+bool luo_helper_iommu_pending(u32 domain, u16 bdf);
+void luo_helper_iommu_stop(u32 domain, u16 bdf);
+#endif
+
 /* kho.c */
 phys_addr_t luo_helper_virt_to_phys(const void *mem);
 void *luo_helper_phys_to_virt(phys_addr_t phys);
@@ -160,6 +197,11 @@ struct pci_dev *luo_helper_vfio_pci_dev(struct vfio_device *device);
 u16 luo_helper_vfio_cfg_size(struct vfio_device *device);
 unsigned int luo_helper_vfio_group_size(struct vfio_device *device);
 bool luo_helper_vfio_has_iommu(struct vfio_device *device);
+bool luo_helper_vfio_iommufd_preserved(struct vfio_device *device);
+int luo_helper_vfio_iommu_preserve(struct vfio_device *device);
+void luo_helper_vfio_iommu_unpreserve(struct pci_dev *dev);
+bool luo_helper_vfio_iommu_preserved(struct vfio_device *device);
+bool luo_helper_vfio_iommu_settle(struct vfio_device *device);
 struct vfio_device *luo_helper_vfio_find(struct pci_dev *dev);
 void luo_helper_vfio_put(struct vfio_device *device);
 void luo_helper_pci_identity(struct pci_dev *dev,

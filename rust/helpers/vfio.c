@@ -5,6 +5,11 @@
 
 #include <linux/device.h>
 #include <linux/iommu.h>
+#ifdef CONFIG_IOMMU_LIVEUPDATE
+#include <linux/iommu_liveupdate.h>
+#include <linux/iommufd_liveupdate.h>
+#include <linux/module.h>
+#endif
 #include <linux/pci.h>
 #include <linux/pci_liveupdate.h>
 #include <linux/vfio.h>
@@ -66,6 +71,68 @@ bool luo_helper_vfio_has_iommu(struct vfio_device *device)
 
 	return iommu && iommu->iommu_dev;
 }
+
+#ifdef CONFIG_IOMMU_LIVEUPDATE
+MODULE_IMPORT_NS("IOMMUFD");
+
+/* Whether the page table that the device uses is preserved, and stays as it is. */
+bool luo_helper_vfio_iommufd_preserved(struct vfio_device *device)
+{
+	struct iommufd_ctx *ictx = vfio_iommufd_device_ictx(device);
+
+	return ictx && iommufd_liveupdate_is_preserved(ictx);
+}
+
+int luo_helper_vfio_iommu_preserve(struct vfio_device *device)
+{
+	return iommu_liveupdate_preserve(to_pci_dev(device->dev));
+}
+
+void luo_helper_vfio_iommu_unpreserve(struct pci_dev *dev)
+{
+	iommu_liveupdate_unpreserve(dev);
+}
+
+bool luo_helper_vfio_iommu_preserved(struct vfio_device *device)
+{
+	return luo_helper_vfio_iommufd_preserved(device) &&
+	       iommu_liveupdate_is_preserved(to_pci_dev(device->dev));
+}
+
+/* Stops a device that still uses the page table of the previous kernel. */
+bool luo_helper_vfio_iommu_settle(struct vfio_device *device)
+{
+	if (!iommu_liveupdate_is_pending(device->dev))
+		return true;
+	pci_clear_master(to_pci_dev(device->dev));
+	iommu_liveupdate_release(device->dev);
+	return false;
+}
+#else
+bool luo_helper_vfio_iommufd_preserved(struct vfio_device *device)
+{
+	return false;
+}
+
+int luo_helper_vfio_iommu_preserve(struct vfio_device *device)
+{
+	return -EOPNOTSUPP;
+}
+
+void luo_helper_vfio_iommu_unpreserve(struct pci_dev *dev)
+{
+}
+
+bool luo_helper_vfio_iommu_preserved(struct vfio_device *device)
+{
+	return false;
+}
+
+bool luo_helper_vfio_iommu_settle(struct vfio_device *device)
+{
+	return true;
+}
+#endif
 
 static int is_child(struct device *dev, const void *parent)
 {

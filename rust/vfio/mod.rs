@@ -136,6 +136,12 @@ impl<'a> VfioFile<'a> {
         unsafe { bindings::luo_helper_vfio_has_iommu(self.device.as_ptr()) }
     }
 
+    /// Whether the iommufd that the device is bound to is preserved.
+    pub(crate) fn has_preserved_iommufd(self) -> bool {
+        // SAFETY: By the type invariants; the caller checked that it is bound.
+        unsafe { bindings::luo_helper_vfio_iommufd_preserved(self.device.as_ptr()) }
+    }
+
     /// Size of the device's configuration space in bytes.
     pub(crate) fn cfg_size(self) -> u16 {
         // SAFETY: By the type invariants.
@@ -147,13 +153,15 @@ impl<'a> VfioFile<'a> {
         self.pci_device().identity()
     }
 
-    /// The file is about to be used by nobody but its holder: if it is not bound by now, the device is
-    /// stopped, as nobody says that its memory is still there.
+    /// The file is about to be used by nobody but its holder: if it is not bound by now, or still uses what
+    /// the previous kernel had mapped, the device is stopped, as nobody says that its memory is still there.
     ///
     /// Returns whether it goes on.
     pub(crate) fn settle(self) -> bool {
         // SAFETY: By the type invariants.
-        unsafe { bindings::vfio_pci_liveupdate_finish(self.device.as_ptr()) }
+        let bound = unsafe { bindings::vfio_pci_liveupdate_finish(self.device.as_ptr()) };
+        // SAFETY: By the type invariants.
+        bound && unsafe { bindings::luo_helper_vfio_iommu_settle(self.device.as_ptr()) }
     }
 
     fn pci_device(self) -> PciDevice {
@@ -172,10 +180,20 @@ impl<'a> VfioFile<'a> {
         // reference, is open.
         to_result(unsafe { bindings::pci_liveupdate_preserve(device.as_ptr().cast()) })?;
         // INVARIANT: It is preserved, and was not before.
-        Ok(RunningDevice {
+        let mut running = RunningDevice {
             device,
+            translated: false,
             _file: ARef::from(self.file),
-        })
+        };
+        if self.has_iommu() {
+            // SAFETY: By the type invariants; the caller checked that it is bound, and that nothing can be
+            // attached or detached.
+            to_result(unsafe { bindings::luo_helper_vfio_iommu_preserve(self.device.as_ptr()) })
+                .map_err(|err| if err == EOPNOTSUPP { EXDEV } else { err })?;
+            // INVARIANT: Just preserved.
+            running.translated = true;
+        }
+        Ok(running)
     }
 
     /// Keeps everybody from the device, which goes on, and writes down what the next kernel needs.
@@ -198,15 +216,29 @@ impl<'a> VfioFile<'a> {
 ///
 /// # Invariants
 ///
-/// The device is preserved, and we did that.
+/// The device is preserved, and we did that. If `translated`, so is what its IOMMU knows of it.
 pub(crate) struct RunningDevice {
     device: PciDevice,
+    translated: bool,
     // The device stays bound to its driver as long as the file is open.
     _file: ARef<File>,
 }
 
+impl RunningDevice {
+    /// Whether it can go on using memory, as far as its IOMMU is concerned. `file` is its file.
+    pub(crate) fn is_translated(&self, file: VfioFile<'_>) -> bool {
+        // SAFETY: By the type invariants; the file is bound, which it stays.
+        !self.translated
+            || unsafe { bindings::luo_helper_vfio_iommu_preserved(file.device.as_ptr()) }
+    }
+}
+
 impl Drop for RunningDevice {
     fn drop(&mut self) {
+        if self.translated {
+            // SAFETY: By the type invariants.
+            unsafe { bindings::luo_helper_vfio_iommu_unpreserve(self.device.as_ptr().cast()) };
+        }
         // SAFETY: By the type invariants.
         unsafe { bindings::pci_liveupdate_unpreserve(self.device.as_ptr().cast()) };
     }
