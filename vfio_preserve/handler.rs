@@ -48,7 +48,7 @@ pub(crate) struct State {
     config: PreservedVec<ConfigSer>,
     /// Where what the driver knows is collected.
     now: DeviceState,
-    _running: RunningDevice,
+    running: RunningDevice,
 }
 
 /// What arrives of a file.
@@ -176,7 +176,9 @@ impl FileHandler for VfioPciFiles {
     fn before_finish(file: &File) {
         if let Some(file) = VfioFile::new(file) {
             if !file.settle() {
-                pr_warn!("a device was not bound when its session was finished, and is stopped\n");
+                pr_warn!(
+                    "a device was not bound, or not attached, when its session was finished, and is stopped\n"
+                );
             }
         }
     }
@@ -205,9 +207,9 @@ fn preserve(file: &File) -> Result<Preserved<VfioPciSer, State>> {
             "this is no file of its character device, or is not bound to an iommufd",
         ));
     }
-    if file.has_iommu() {
+    if file.has_iommu() && !file.has_preserved_iommufd() {
         return Err(refuse(
-            "it is behind an IOMMU, whose translation the next kernel would switch off",
+            "it is behind an IOMMU, and its iommufd has to be preserved before it",
         ));
     }
     if file.group_size() != 1 {
@@ -215,6 +217,8 @@ fn preserve(file: &File) -> Result<Preserved<VfioPciSer, State>> {
     }
     let running = file.preserve().map_err(|err| match err {
         EOPNOTSUPP => refuse("it is a virtual function, has such, or may use ATS"),
+        EXDEV => refuse("its IOMMU cannot go on translating for it in the way that it does"),
+        ENXIO => refuse("it is behind an IOMMU, and nothing is attached to it"),
         err => err,
     })?;
 
@@ -235,7 +239,7 @@ fn preserve(file: &File) -> Result<Preserved<VfioPciSer, State>> {
         state: State {
             config,
             now: DeviceState::new()?,
-            _running: running,
+            running,
         },
         header: PreservedBox::new(header)?,
     })
@@ -243,7 +247,15 @@ fn preserve(file: &File) -> Result<Preserved<VfioPciSer, State>> {
 
 /// Writes down what the device and its driver are when nobody can change them any more.
 fn freeze(file: VfioFile<'_>, preserved: &mut Preserved<VfioPciSer, State>) -> Result {
-    let State { config, now, .. } = &mut preserved.state;
+    let State {
+        config,
+        now,
+        running,
+    } = &mut preserved.state;
+    if !running.is_translated(file) {
+        pr_err!("a device is preserved, and its iommufd is not any more: preserve both again\n");
+        return Err(EBUSY);
+    }
     file.freeze(now)?;
 
     let mut offset = 0usize;

@@ -13,13 +13,15 @@
 //! When it is preserved, with a message that says why:
 //!
 //! * `EOPNOTSUPP`: the file is not of the character device (`/dev/vfio/devices`), or not bound; the
-//!   device is behind an IOMMU, is a virtual function, has such, may use address translation services, or
+//!   device is behind an IOMMU and its iommufd is not preserved, or nothing is attached to it, or its IOMMU
+//!   cannot go on translating; it is a virtual function, has such, may use address translation services, or
 //!   shares its IOMMU group with other devices.
 //! * `EINVAL`: the device sleeps. `EBUSY`: it is preserved already.
 //!
 //! Just before the jump, which does not happen then:
 //!
-//! * `EBUSY`: interrupts are enabled, or there are ioeventfds or dma-bufs of it. `EINVAL`: it sleeps.
+//! * `EBUSY`: interrupts are enabled, or there are ioeventfds or dma-bufs of it; its iommufd is not preserved
+//!   any more. `EINVAL`: it sleeps.
 //!
 //! # While it is preserved
 //!
