@@ -48,6 +48,8 @@ pub(crate) struct Image {
     pub(crate) counts_huge_pages: bool,
     /// Whether it knows which devices go on running (patch 0036).
     pub(crate) knows_devices: bool,
+    /// Whether it leaves IOMMUs on for them (patch 0050).
+    pub(crate) knows_iommus: bool,
 }
 
 fn half(bytes: &[u8], at: usize) -> Option<u16> {
@@ -148,6 +150,7 @@ impl Image {
             versions: versions.collect(),
             counts_huge_pages: memmem::find(kernel, b"hugetlb-pools-v1\0").is_some(),
             knows_devices: memmem::find(kernel, b"pci-running-v1\0").is_some(),
+            knows_iommus: memmem::find(kernel, b"iommu-translating-v1\0").is_some(),
         };
         ensure!(image.release.len() < 65, "its version is too long");
         Ok(image)

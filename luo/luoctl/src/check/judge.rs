@@ -235,8 +235,17 @@ fn scratch(system: &System, next: &Next<'_>, found: &mut Found) {
 
 /// Whether there is a device that would write to memory which the kernel gives to others.
 fn devices(system: &System, next: &Next<'_>, found: &mut Found) {
-    let mut files = system.files.iter();
-    if files.any(|file| file.compatible.starts_with("rs-vfio-pci-")) && !next.image.knows_devices {
+    let any = |format| {
+        let mut files = system.files.iter();
+        files.any(|file| file.compatible.starts_with(format))
+    };
+    if any("rs-iommufd-") && !next.image.knows_iommus {
+        found.problem(
+            "the kernel would switch off IOMMUs that translate for devices which go on running",
+            "build it with CONFIG_IOMMU_LIVEUPDATE=y (patch 0050), or close the sessions that have devices",
+        );
+    }
+    if any("rs-vfio-pci-") && !next.image.knows_devices {
         found.problem(
             "the kernel does not know which devices go on running, and would give away the memory that they write to",
             "build it with CONFIG_PCI_LIVEUPDATE=y (patch 0036), or close the sessions that have devices",

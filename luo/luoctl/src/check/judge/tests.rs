@@ -200,6 +200,13 @@ fn each_problem_loses_all_files_and_has_its_own_remedy() {
         ..Default::default()
     });
     assert!(devices.problems[0].what.contains("devices go on running"));
+    let mut running = system();
+    running.files[0].compatible = "rs-iommufd-v1".into();
+    let iommus = verdict(Try {
+        system: Some(running),
+        ..Default::default()
+    });
+    assert!(iommus.problems[0].what.contains("switch off IOMMUs"));
     let config = format!("{CONFIG}CONFIG_ARM64_64K_PAGES=y\n");
     let pages = verdict(Try {
         config: Some(&config),
