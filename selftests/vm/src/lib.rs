@@ -10,6 +10,7 @@ pub mod check;
 pub mod demo;
 pub mod frames;
 pub mod lint;
+pub mod master;
 mod qmp;
 pub mod run;
 pub mod slot;

@@ -23,6 +23,7 @@ use lab::{
     demo,
     frames,
     lint,
+    master,
     slot, //
 };
 
@@ -93,6 +94,8 @@ enum Command {
     Lint,
     /// Sends numbered frames to a network card of a machine; for --host of a run.
     Frames(frames::Options),
+    /// Lets a card use memory when there is no kernel; for --host of a run.
+    Master(master::Options),
     /// Takes a card out of a machine while its kernel is replaced; for --host of a run.
     Slot(slot::Options),
 }
@@ -110,6 +113,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),
         Command::Frames(options) => frames::main(&options)?,
+        Command::Master(options) => master::main(&options)?,
         Command::Slot(options) => slot::main(&options)?,
     }
     Ok(ExitCode::SUCCESS)

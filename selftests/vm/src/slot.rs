@@ -28,7 +28,7 @@ use crate::qmp::{
 };
 
 /// What the old kernel says when it has ended.
-const JUMP: &str = "Starting new kernel";
+pub(crate) const JUMP: &str = "Starting new kernel";
 
 /// The capability of PCI Express, and where its slot control register is.
 const EXPRESS: u64 = 0x10;
@@ -60,19 +60,19 @@ pub struct Options {
     plug: Option<String>,
 }
 
-fn hexadecimal(text: &str) -> Result<u64, String> {
+pub(crate) fn hexadecimal(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").ok_or("it begins with 0x")?;
     u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
 }
 
-/// Configuration space of the root port.
-struct Port {
-    lines: Lines,
-    base: u64,
+/// Configuration space of a root port, or of a card.
+pub(crate) struct Port {
+    pub(crate) lines: Lines,
+    pub(crate) base: u64,
 }
 
 impl Port {
-    fn command(&mut self, command: &str) -> Result<u64> {
+    pub(crate) fn command(&mut self, command: &str) -> Result<u64> {
         self.lines.send(command)?;
         let answer = self.lines.receive()?;
         let rest = answer

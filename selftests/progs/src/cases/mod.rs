@@ -122,6 +122,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         large::CASES,
         extents_bad::CASES,
         vfio::CASES,
+        vfio::IOMMU_CASES,
         crate::bad::CASES,
     ]
     .into_iter()

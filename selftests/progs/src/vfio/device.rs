@@ -2,22 +2,16 @@
 
 //! A PCI device in VFIO: its character device, its configuration space and its registers.
 
+use super::Space;
 use crate::sys;
 use anyhow::{
     Context,
     Result, //
 };
-use rustix::{
-    fs::{
-        open,
-        Mode,
-        OFlags, //
-    },
-    mm::{
-        self,
-        MapFlags,
-        ProtFlags, //
-    }, //
+use rustix::mm::{
+    self,
+    MapFlags,
+    ProtFlags, //
 };
 use std::{
     os::fd::{
@@ -38,8 +32,7 @@ const GET_REGION_INFO: libc::c_ulong = request(8);
 const RESET: libc::c_ulong = request(11);
 const BIND_IOMMUFD: libc::c_ulong = request(18);
 const ATTACH_IOMMUFD_PT: libc::c_ulong = request(19);
-/// `IOMMU_IOAS_ALLOC`, whose numbers go on after those of VFIO.
-const IOAS_ALLOC: libc::c_ulong = request(0x81 - 100);
+const DETACH_IOMMUFD_PT: libc::c_ulong = request(20);
 
 /// The region of the configuration space.
 const CONFIG: u32 = 7;
@@ -83,13 +76,12 @@ struct Attach {
     pt_id: u32,
 }
 
-/// `struct iommu_ioas_alloc`
+/// `struct vfio_device_detach_iommufd_pt`, its first version.
 #[repr(C)]
 #[derive(Default)]
-struct IoasAlloc {
-    size: u32,
+struct Detach {
+    argsz: u32,
     flags: u32,
-    out_ioas_id: u32,
 }
 
 pub(super) fn ioctl<T>(
@@ -108,26 +100,32 @@ pub(super) fn ioctl<T>(
 #[derive(Debug)]
 pub struct Device {
     fd: OwnedFd,
-    /// The device is bound to it.
-    iommufd: OwnedFd,
+    /// The device is bound to its iommufd.
+    space: Space,
+    /// Its number there.
+    id: u32,
     config: u64,
 }
 
 impl Device {
     /// Binds a file, which opens the device.
     pub fn bind(fd: OwnedFd) -> Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let iommufd = open("/dev/iommu", flags, Mode::empty()).context("/dev/iommu")?;
+        Self::bind_to(fd, &Space::new()?)
+    }
+
+    /// Binds a file to the iommufd of an address space.
+    pub fn bind_to(fd: OwnedFd, space: &Space) -> Result<Self> {
         let mut bind = Bind {
             argsz: size_of::<Bind>() as u32,
-            iommufd: iommufd.as_raw_fd(),
+            iommufd: space.fd().as_raw_fd(),
             ..Bind::default()
         };
         ioctl(&fd, BIND_IOMMUFD, &mut bind).context("cannot bind the device")?;
         let config = region(&fd, CONFIG)?.offset;
         Ok(Self {
             fd,
-            iommufd,
+            space: space.clone(),
+            id: bind.out_devid,
             config,
         })
     }
@@ -137,19 +135,45 @@ impl Device {
         self.fd.as_fd()
     }
 
-    /// Has its IOMMU translate, with an address space in which there is nothing.
-    pub fn attach(&self) -> Result<()> {
-        let mut alloc = IoasAlloc {
-            size: size_of::<IoasAlloc>() as u32,
-            ..IoasAlloc::default()
-        };
-        ioctl(&self.iommufd, IOAS_ALLOC, &mut alloc).context("no address space")?;
+    /// Has its IOMMU translate, with the address space that it was bound to.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer.
+    pub fn attach(&self) -> rustix::io::Result<()> {
+        self.attach_to(self.space.id())
+    }
+
+    /// Its number in the iommufd.
+    pub(super) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The same with an address space or a page table that has a number in the iommufd.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer.
+    pub fn attach_to(&self, id: u32) -> rustix::io::Result<()> {
         let mut attach = Attach {
             argsz: size_of::<Attach>() as u32,
-            pt_id: alloc.out_ioas_id,
+            pt_id: id,
             ..Attach::default()
         };
-        ioctl(&self.fd, ATTACH_IOMMUFD_PT, &mut attach).context("cannot attach the device")
+        ioctl(&self.fd, ATTACH_IOMMUFD_PT, &mut attach)
+    }
+
+    /// Has its IOMMU block it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer.
+    pub fn detach(&self) -> rustix::io::Result<()> {
+        let mut detach = Detach {
+            argsz: size_of::<Detach>() as u32,
+            ..Detach::default()
+        };
+        ioctl(&self.fd, DETACH_IOMMUFD_PT, &mut detach)
     }
 
     /// Resets it.

@@ -24,6 +24,7 @@ use anyhow::{
     Result, //
 };
 use std::{
+    ops::Range,
     sync::atomic::Ordering,
     thread,
     time::{
@@ -36,6 +37,12 @@ use std::{
 pub const MODEL: Model = Model {
     vendor: 0x8086,
     device: 0x10c9,
+};
+
+/// Another of QEMU's, an 82574 ("e1000e"), which is older, and alike in what is used here.
+pub const OLDER: Model = Model {
+    vendor: 0x8086,
+    device: 0x10d3,
 };
 
 /// Number of descriptors.
@@ -78,12 +85,19 @@ const DONE: u64 = 0b11;
 #[derive(Debug)]
 pub struct Ring {
     map: Map,
+    /// Where in the second word of a descriptor it says that it is done.
+    done: u32,
 }
 
 impl Ring {
     /// That of a file of [`SIZE`] bytes.
     pub fn new(map: Map) -> Self {
-        Self { map }
+        Self { map, done: 0 }
+    }
+
+    /// The same for an [`OLDER`] card, whose descriptors have another layout. Frames cannot be verified.
+    pub fn older(map: Map) -> Self {
+        Self { map, done: 32 }
     }
 
     /// Has all descriptors point to their buffers. Returns where the ring is in physical memory.
@@ -97,24 +111,42 @@ impl Ring {
                 "the ring is in pieces: no huge page"
             );
         }
+        self.fill_with(at);
+        Ok(ring)
+    }
+
+    /// Has all descriptors point to their buffers, where the file is mapped for the device from `base` on.
+    pub fn fill_at(&self, base: u64) {
+        self.fill_with(|offset| base + offset);
+    }
+
+    fn fill_with(&self, at: impl Fn(u64) -> u64) {
         for slot in 0..SLOTS {
-            self.map
-                .word(slot * 16)
-                .store(at(HUGE + slot * BUFFER), Ordering::Relaxed);
+            self.point(slot, at(HUGE + slot * BUFFER));
             self.map.word(slot * 16 + 8).store(0, Ordering::Relaxed);
         }
-        Ok(ring)
+    }
+
+    /// Has a descriptor point to an address.
+    pub fn point(&self, slot: u64, to: u64) {
+        self.map.word(slot * 16).store(to, Ordering::Relaxed);
     }
 
     /// Number of frames that the device says are here.
     pub fn received(&self) -> u64 {
-        let done = |slot: &u64| self.map.word(slot * 16 + 8).load(Ordering::Acquire) & DONE == DONE;
+        let back = |slot| self.map.word(slot * 16 + 8).load(Ordering::Acquire);
+        let done = |slot: &u64| back(*slot) >> self.done & DONE == DONE;
         (0..SLOTS).take_while(done).count() as u64
     }
 
     /// The first `count` frames are here, in order, and every byte of them is right.
     pub fn verify(&self, count: u64) -> Check {
-        for slot in 0..count {
+        self.verify_range(0..count)
+    }
+
+    /// The same of those with certain numbers.
+    pub fn verify_range(&self, slots: Range<u64>) -> Check {
+        for slot in slots {
             let back = self.map.word(slot * 16 + 8).load(Ordering::Acquire);
             let len = back >> 32 & 0xffff;
             if back & DONE != DONE || len != frame::LEN as u64 {
@@ -130,6 +162,19 @@ impl Ring {
                         "byte {at} of slot {slot}: {seen:x?}, not {bytes:x?}"
                     ));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing has ever come to descriptors from `first` on.
+    pub fn untouched_from(&self, first: u64) -> Check {
+        for slot in first..SLOTS {
+            let word = |at| self.map.word(at).load(Ordering::Relaxed);
+            let back = word(slot * 16 + 8);
+            let data = (0..BUFFER / 8).find(|nr| word(HUGE + slot * BUFFER + nr * 8) != 0);
+            if back != 0 || data.is_some() {
+                return Err(format!("slot {slot} says {back:#x}, and has {data:?}"));
             }
         }
         Ok(())

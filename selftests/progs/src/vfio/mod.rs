@@ -6,8 +6,10 @@ mod device;
 pub mod frame;
 pub mod igb;
 mod irq;
+pub mod manifest;
 pub mod nvme;
 mod pci;
+mod space;
 pub mod trace;
 
 pub use self::{
@@ -18,5 +20,9 @@ pub use self::{
     pci::{
         Model,
         PciDevice, //
+    },
+    space::{
+        Access,
+        Space, //
     },
 };

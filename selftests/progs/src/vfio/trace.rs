@@ -115,6 +115,85 @@ pub fn check(start: u64, sysfs: &str) -> Check {
     is(seen > 0, "the trace has no write to the card")
 }
 
+/// Whether translation was switched off from `start` on, and the device at an address was stopped before that.
+///
+/// # Errors
+///
+/// If there is no trace, or it cannot be read.
+pub fn stopped_before_off(start: u64, address: &str) -> Result<bool> {
+    let text = fs::read_to_string(TRACE)?;
+    let address = address.trim_start_matches("0000:");
+    Ok(is_stopped_before_off(
+        text.get(start as usize..).unwrap_or(""),
+        address,
+    ))
+}
+
+fn is_stopped_before_off(text: &str, address: &str) -> bool {
+    let mut stopped = false;
+    for line in text.lines() {
+        match write_of(line) {
+            Some((device, 4, value)) if device == address => stopped = value & 4 == 0,
+            _ if is_off(line) => return stopped,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Whether a line is of a command to the IOMMU with translation off.
+fn is_off(line: &str) -> bool {
+    line.contains("vtd_reg_write_gcmd ")
+        && !number(line, " value ").is_some_and(|value| value & 1 << 31 != 0)
+}
+
+/// The hexadecimal number that follows a name.
+fn number(line: &str, name: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(name)?;
+    let word = rest.split_whitespace().next()?;
+    u64::from_str_radix(word.trim_start_matches("0x"), 16).ok()
+}
+
+/// What QEMU writes down of an IOMMU from `start` on (`-trace vtd_reg_write_gcmd -trace vtd_dmar_fault`).
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Iommu {
+    /// How often a command was given with translation on.
+    pub on: usize,
+    /// How often one was given with translation off.
+    pub off: usize,
+    /// The addresses that a device used, and that were not mapped for it.
+    pub faults: Vec<u64>,
+}
+
+impl Iommu {
+    /// What is there of the device with the requester ID `source`.
+    ///
+    /// # Errors
+    ///
+    /// If there is no trace, or it cannot be read.
+    pub fn since(start: u64, source: u16) -> Result<Self> {
+        let text = fs::read_to_string(TRACE)?;
+        Ok(Self::of(text.get(start as usize..).unwrap_or(""), source))
+    }
+
+    fn of(text: &str, source: u16) -> Self {
+        let mut this = Self::default();
+        for line in text.lines() {
+            if line.contains("vtd_reg_write_gcmd ") {
+                match is_off(line) {
+                    false => this.on += 1,
+                    true => this.off += 1,
+                }
+            } else if line.contains("vtd_dmar_fault ")
+                && number(line, " sid ") == Some(source.into())
+            {
+                this.faults.extend(number(line, " addr "));
+            }
+        }
+        this
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +203,19 @@ mod tests {
         let line = "pci_cfg_write igb 01:00.0 @0x4 <- 0x107";
         assert_eq!(write_of(line), Some(("01:00.0", 4, 0x107)));
         assert_eq!(write_of("something else"), None);
+    }
+
+    #[test]
+    fn commands_and_faults_are_counted() {
+        let text = "vtd_reg_write_gcmd status 0x80000000 value 0xc0000000\n\
+            vtd_reg_write_gcmd status 0x80000000 value 0x4000000\n\
+            vtd_dmar_fault sid 0x100 fault 5 addr 0x12000 write 1\n\
+            vtd_dmar_fault sid 0x8 fault 5 addr 0x13000 write 1\n";
+        let seen = Iommu::of(text, 0x100);
+        assert_eq!((seen.on, seen.off, seen.faults), (1, 1, vec![0x12000]));
+        assert!(!is_stopped_before_off(text, "01:00.0"));
+        let stop = "pci_cfg_write igb 01:00.0 @0x4 <- 0x103\n";
+        assert!(is_stopped_before_off(&format!("{stop}{text}"), "01:00.0"));
+        assert!(!is_stopped_before_off(&format!("{text}{stop}"), "01:00.0"));
     }
 }

@@ -14,6 +14,8 @@ mod refused;
 mod slot;
 mod stopped;
 
+pub(super) use self::iommu::CASES as IOMMU_CASES;
+
 use super::Case;
 use crate::{
     expect::{
@@ -173,12 +175,6 @@ pub(super) const CASES: &[Case] = &[
         "Interrupts that are set up again, and triggered once, tell a driver of all that came meanwhile",
         interrupts::old,
         interrupts::new,
-    )
-    .on_request(),
-    Case::local(
-        "vfio.iommu",
-        "An igb behind an IOMMU is refused, as the next kernel would switch translation off",
-        iommu::old,
     )
     .on_request(),
 ];

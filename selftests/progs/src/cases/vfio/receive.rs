@@ -45,6 +45,7 @@ use std::{
     fs,
     os::fd::{
         AsFd,
+        BorrowedFd,
         OwnedFd, //
     },
     path::Path,
@@ -59,7 +60,7 @@ pub(super) const MEMORY: u64 = 1;
 pub(super) const DEVICE: u64 = 2;
 
 /// What is written down about it.
-const NAME: &str = "igb";
+pub(super) const NAME: &str = "igb";
 
 /// What the sender on the host looks for, and what it says when it has stopped.
 const GO: &str = "/state/go";
@@ -86,9 +87,27 @@ pub(super) fn run(old: &mut Old<'_>) -> Result<Running> {
 
     let place = PciDevice::find(igb::MODEL)?;
     let device = Device::bind(place.open()?)?;
+    start_at(old, place, memory, ring, device, start)
+}
+
+/// Lets a device receive into the ring at an address.
+pub(super) fn begin(old: &mut Old<'_>, device: &Device, start: u64) -> Result<Registers> {
     device.enable()?;
     let registers = device.map(0)?;
     old.common.check("link", igb::start(&registers, start));
+    Ok(registers)
+}
+
+/// Starts one whose ring is at an address, and has the host send.
+pub(super) fn start_at(
+    old: &mut Old<'_>,
+    place: PciDevice,
+    memory: OwnedFd,
+    ring: Ring,
+    device: Device,
+    start: u64,
+) -> Result<Running> {
+    let registers = begin(old, &device, start)?;
     fs::write(GO, "")?;
     old.common.check("receives", ring.wait(20, PATIENCE));
     Ok(Running {
@@ -171,23 +190,41 @@ pub(super) fn driver_new(new: &mut New<'_>) -> Result<()> {
 
 pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     let (memory, ring) = look(new)?;
+    let fd = take(new)?;
+    go_on(new, &memory, &ring, &Device::bind(fd)?, None)
+}
+
+/// Retrieves the device, which nobody else could have.
+pub(super) fn take(new: &mut New<'_>) -> Result<OwnedFd> {
     let place = PciDevice::find(igb::MODEL)?;
     let path = noted(new, NAME, "path")?;
     new.common.check("address", same(place.path(), path));
     new.common
         .check("not-opened", refused(place.open(), &[Errno::BUSY]));
+    new.retrieve(DEVICE)
+}
 
-    let fd = new.retrieve(DEVICE)?;
-    let device = Device::bind(fd)?;
+/// The device, which can be used again, is as it was, and goes on. What comes with `before`, if anything, has to be
+/// preserved before it.
+pub(super) fn go_on(
+    new: &mut New<'_>,
+    memory: &OwnedFd,
+    ring: &Ring,
+    device: &Device,
+    before: Option<(BorrowedFd<'_>, u64)>,
+) -> Result<()> {
     let registers = device.map(0)?;
-    check_same(new, NAME, &device, &igb::settings(&registers))?;
+    check_same(new, NAME, device, &igb::settings(&registers))?;
     new.common.check("missed", same(igb::missed(&registers), 0));
 
     let now = ring.received();
     new.common.check("goes-on", ring.wait(now + 20, PATIENCE));
     if !is_last() {
         new.finish()?;
-        new.hand_on_all(&[(memory.as_fd(), MEMORY), (device.fd(), DEVICE)])?;
+        let mut files = vec![(memory.as_fd(), MEMORY)];
+        files.extend(before);
+        files.push((device.fd(), DEVICE));
+        new.hand_on_all(&files)?;
         new.common.note("igb.trace", &trace::len()?.to_string())?;
         let before = ring.received().to_string();
         return new.common.note("igb.before", &before);

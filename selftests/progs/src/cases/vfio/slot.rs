@@ -38,12 +38,6 @@ use std::{
     time::Duration, //
 };
 
-/// A card that is no igb.
-const E1000E: Model = Model {
-    vendor: 0x8086,
-    device: 0x10d3,
-};
-
 /// The memory is as the igb left it, and the igb is not retrieved.
 fn check_lost(new: &mut New<'_>) -> Result<Ring> {
     let before: u64 = noted(new, "igb", "before")?.parse()?;
@@ -91,7 +85,7 @@ fn other_new(new: &mut New<'_>, model: Model) -> Result<()> {
 }
 
 pub(super) fn replaced_new(new: &mut New<'_>) -> Result<()> {
-    other_new(new, E1000E)
+    other_new(new, igb::OLDER)
 }
 
 pub(super) fn another_new(new: &mut New<'_>) -> Result<()> {

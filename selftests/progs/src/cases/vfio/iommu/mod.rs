@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Devices behind an IOMMU go on with what is mapped for them.
+//!
+//! These need a machine with Intel's IOMMU: see `iommu.toml`. QEMU traces what is written to its command
+//! register, and the requests that it refuses.
+
+mod faults;
+mod other;
+mod receive;
+mod refused;
+mod stopped;
+
+use super::{
+    agent::{
+        killed_bound_new,
+        killed_new, //
+    },
+    slot::{
+        another_new,
+        gone_new, //
+    },
+    stopped::{
+        aborted_new,
+        removed_new, //
+    },
+};
+use crate::cases::Case;
+
+pub(in crate::cases) const CASES: &[Case] = &[
+    Case::update(
+        "iommu.rx",
+        "An igb receives through a live update, and an IOMMU translates for it all the time",
+        receive::old,
+        receive::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.stopped",
+        "Without the file of the igb being preserved, translation is off for a moment: the other cases would notice",
+        receive::stopped_old,
+        receive::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.canary",
+        "What is not mapped is not written to while there is no kernel, and that is noted as a fault",
+        faults::canary_old,
+        faults::canary_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.canary-mapped",
+        "If it is mapped, it is written to: the other case would notice",
+        faults::mapped_old,
+        faults::canary_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.old-only",
+        "What only the previous kernel had mapped cannot be used any more once the page table is replaced",
+        faults::old_only_old,
+        faults::old_only_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.other",
+        "A card that is not preserved cannot use memory, even if nothing but the IOMMU keeps it from that",
+        other::old,
+        other::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.closure",
+        "An update in which an igb could write to memory that is not preserved is refused",
+        refused::closure_old,
+        receive::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.unclaimed",
+        "An igb that nobody retrieves is stopped when the session is finished",
+        receive::old,
+        stopped::unclaimed_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.unattached",
+        "An igb to which nothing is attached is stopped when the session is finished",
+        receive::old,
+        stopped::unattached_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.no-module",
+        "Without the module for its page table, an igb can be taken over all the same",
+        receive::old,
+        receive::no_module_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.removed",
+        "An igb that is removed through sysfs before it is retrieved is stopped, and loses its translation",
+        receive::old,
+        removed_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.aborted",
+        "If the session is closed, mappings can be changed again, and the igb is stopped by the kexec",
+        refused::aborted_old,
+        aborted_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.killed",
+        "An igb is stopped when who retrieved its session is killed, and not the igb",
+        receive::old,
+        killed_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.killed-bound",
+        "An igb is stopped when who retrieved its session, and the igb, and bound it, is killed",
+        receive::old,
+        killed_bound_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.gone",
+        "If the igb is not there any more, its place is blocked, and the session can be finished",
+        receive::old,
+        gone_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.another",
+        "Another igb in the place of the igb is not taken for it, and is a card like any other",
+        receive::old,
+        another_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.off",
+        "Without an IOMMU in the next kernel, an igb is stopped before translation is off",
+        receive::old,
+        stopped::off_new,
+    )
+    .on_request(),
+    Case::local(
+        "iommu.kinds",
+        "Page tables that cannot be handed over are refused",
+        refused::kinds,
+    )
+    .on_request(),
+    Case::local(
+        "vfio.iommu",
+        "An igb behind an IOMMU is refused if its page table is not preserved",
+        refused::old,
+    )
+    .on_request(),
+];

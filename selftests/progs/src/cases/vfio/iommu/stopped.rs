@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Devices whose page table nobody replaces are stopped before it is freed.
+
+use super::receive::{
+    seen,
+    IOMMUFD, //
+};
+use crate::{
+    cases::vfio::{
+        noted,
+        receive::{
+            look,
+            DEVICE,
+            MEMORY, //
+        },
+        stopped::{
+            check_running,
+            check_stopped, //
+        }, //
+    },
+    expect::{
+        is,
+        same, //
+    },
+    memory::Map,
+    run::New,
+    vfio::{
+        igb::{
+            self,
+            Ring, //
+        },
+        manifest::Manifest,
+        trace::stopped_before_off,
+        Device,
+        PciDevice,
+        Space, //
+    }, //
+};
+use anyhow::Result;
+use std::{
+    thread,
+    time::Duration, //
+};
+
+/// Nobody retrieves anything but the memory.
+pub(super) fn unclaimed_new(new: &mut New<'_>) -> Result<()> {
+    let (_memory, ring) = look(new)?;
+    check_running(new)?;
+    new.finish()?;
+    check_stopped(new, &ring)
+}
+
+/// It is bound, and nothing is attached.
+pub(super) fn unattached_new(new: &mut New<'_>) -> Result<()> {
+    let (_memory, ring) = look(new)?;
+    let manifest = Manifest::new(new.retrieve(IOMMUFD)?);
+    let space = Space::new()?;
+    let device = Device::bind_to(new.retrieve(DEVICE)?, &space)?;
+    check_running(new)?;
+    new.finish()?;
+    new.common
+        .check("freed", same(manifest.info()?.nr_tables, 0));
+    drop(device);
+    check_stopped(new, &ring)
+}
+
+/// The kernel was told not to use the IOMMU. The device is stopped before translation is.
+pub(super) fn off_new(new: &mut New<'_>) -> Result<()> {
+    let memory = new.retrieve(MEMORY)?;
+    let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
+    let received = ring.received();
+    new.common.check("frames", ring.verify(received));
+    let seen = seen(new)?;
+    new.common
+        .check("off", is(seen.off != 0, "translation stayed on"));
+    new.common
+        .check("no-faults", same(seen.faults.first().copied(), None));
+    let start = noted(new, "igb", "trace")?.parse()?;
+    let place = PciDevice::find(igb::MODEL)?;
+    let order = stopped_before_off(start, place.name()?)?;
+    new.common.check("stopped-first", is(order, "it was not"));
+    let count = ring.received();
+    thread::sleep(Duration::from_millis(500));
+    new.common.check("silent", same(ring.received(), count));
+    // Without an IOMMU nothing can be retrieved but the memory.
+    new.finish()
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Lets a card use memory when no kernel does.
+//!
+//! The old kernel stops all cards that it does not hand over. What its IOMMU would do with one that is not
+//! stopped is seen if that is undone, with QEMU's socket for tests, before there is another kernel.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::qmp::Lines;
+use crate::slot::{
+    hexadecimal,
+    Port,
+    JUMP, //
+};
+
+/// The command register, and bits of it: the card decodes its registers, and may use memory.
+const COMMAND: u64 = 4;
+const MEMORY_AND_MASTER: u64 = 6;
+
+/// The old kernel has nothing to do any more when it says that it has ended but to leave.
+const MOMENT: Duration = Duration::from_millis(300);
+
+/// Which card.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The socket of QEMU's option -qtest.
+    #[arg(long)]
+    qtest: PathBuf,
+    /// The console, which tells that the old kernel has ended.
+    #[arg(long)]
+    log: PathBuf,
+    /// Physical address of the card's configuration space.
+    #[arg(long, value_parser = hexadecimal)]
+    card: u64,
+}
+
+/// Waits for the old kernel's end, and does it before there is another one.
+///
+/// # Errors
+///
+/// If QEMU does not do it.
+pub fn main(options: &Options) -> Result<()> {
+    let mut card = Port {
+        lines: Lines::connect(&options.qtest)?,
+        base: options.card,
+    };
+    while !fs::read_to_string(&options.log)
+        .unwrap_or_default()
+        .contains(JUMP)
+    {
+        thread::sleep(Duration::from_millis(5));
+    }
+    thread::sleep(MOMENT);
+    let address = card.base + COMMAND;
+    card.command(&format!("writew {address:#x} {MEMORY_AND_MASTER:#x}"))?;
+    Ok(())
+}
