@@ -14,7 +14,8 @@ INSTALL = $(if $(KDIR),KDIR='$(abspath $(KDIR))') ARCH='$(KARCH)' DESTDIR='$(abs
 PREFIX ?= /usr/local
 
 help:
-	@echo 'make demo    [ARCH=x86_64|arm64]                              a memfd survives a kernel update, from a bare checkout'
+	@echo 'make demo    [ARCH=x86_64|arm64]                              a guest counts on while the kernel of its host is replaced'
+	@echo 'make demo    [ARCH=x86_64|arm64] DEVICE=igb                   the same with a network card, which goes on receiving'
 	@echo 'make check   [ARCH=x86_64|arm64] [T=glob] [VARIANT=plain|debug]  all tests, KTAP'
 	@echo 'make bench   [ARCH=x86_64|arm64] [T=glob|all]                 measurements in guest instructions, 15 minutes by default'
 	@echo 'make bench-compare A=old.json B=new.json                      what changed between two build/bench.json'
@@ -32,7 +33,7 @@ help:
 	@echo 'where tools and kernel source come from.'
 
 demo:
-	@$(LAB) demo $(ARCH_ARGS)
+	@$(LAB) demo $(ARCH_ARGS) $(if $(DEVICE),--device '$(DEVICE)')
 
 check:
 	@$(LAB) check $(ARCH_ARGS) $(if $(VARIANT),--variant $(VARIANT)) $(if $(T),--test '$(T)')

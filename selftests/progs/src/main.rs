@@ -52,6 +52,9 @@ struct Selection {
     /// How much data the cases about much data have, with K, M or G.
     #[arg(long, default_value = "1G", value_parser = size)]
     size: u64,
+    /// How many frames the cases with a network card wait for, in each kernel.
+    #[arg(long, default_value_t = 20)]
+    frames: u64,
     /// Change one byte of every retrieved file: the verification must fail.
     #[arg(long)]
     sabotage: bool,
@@ -156,6 +159,7 @@ fn stage(
     let options = Options {
         state,
         size: selection.size,
+        frames: selection.frames,
         sabotage: selection.sabotage,
     };
     action(&cases, &options)

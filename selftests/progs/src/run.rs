@@ -53,6 +53,8 @@ pub struct Options {
     pub state: PathBuf,
     /// How much data the cases about much data have.
     pub size: u64,
+    /// How many frames the cases with a network card wait for, in each kernel.
+    pub frames: u64,
     /// Change one byte of every retrieved file, to see that it is noticed.
     pub sabotage: bool,
 }

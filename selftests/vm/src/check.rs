@@ -105,7 +105,16 @@ fn guest_kernel(build: Build) -> Build {
     Build::new(build.arch, Variant::Plain)
 }
 
-fn command(test: &Declared, build: Build) -> Result<Command> {
+/// A declared test.
+pub(crate) fn declared(name: &str) -> Result<Declared> {
+    let mut tests = declared::load()?.into_iter();
+    tests
+        .find(|test| test.name == name)
+        .with_context(|| format!("there is no test {name}"))
+}
+
+/// The runner with all that a test declares.
+pub(crate) fn command(test: &Declared, build: Build) -> Result<Command> {
     let mut run = Command::new(SELF);
     run.arg("run").args(["--arch", build.arch.name()]);
     match build.variant {

@@ -4,15 +4,24 @@
 //!
 //! The card has `-netdev dgram` with sockets of the file system. The sender says in the state directory, in
 //! `every`, how many milliseconds there are between frames. It begins when `go` appears there, and when
-//! `stop` does, it says in `sent` how many there were.
+//! `stop` does, it says in `sent` how many there were. If it may ask QEMU, it tells all the time how many
+//! are in the machine's memory.
 
+#[path = "../../progs/src/vfio/descriptor.rs"]
+pub mod descriptor;
 #[path = "../../progs/src/vfio/frame.rs"]
 pub mod frame;
+mod outside;
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering, //
+};
+use std::sync::Arc;
 use std::thread;
 use std::time::{
     Duration,
@@ -39,6 +48,9 @@ pub struct Options {
     /// Milliseconds from one frame to the next.
     #[arg(long, default_value_t = 20)]
     every: u64,
+    /// QEMU's control socket: tell how many frames are in the machine's memory, whoever runs there.
+    #[arg(long)]
+    qmp: Option<PathBuf>,
 }
 
 /// Sends until it is told to stop.
@@ -53,6 +65,12 @@ pub fn main(options: &Options) -> Result<()> {
     while !go.exists() {
         thread::sleep(Duration::from_millis(20));
     }
+    let sent = Arc::new(AtomicU64::new(0));
+    if let Some(qmp) = &options.qmp {
+        let (sent, state) = (sent.clone(), options.state.clone());
+        let mut ring = outside::Ring::new(qmp, &state)?;
+        thread::spawn(move || ring.tell(&sent));
+    }
     let start = Instant::now();
     let mut number = 0;
     while !stop.exists() {
@@ -62,6 +80,7 @@ pub fn main(options: &Options) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(()),
             Err(error) => return Err(error).context(format!("frame {number}")),
         }
+        sent.store(number, Ordering::Relaxed);
         let due = Duration::from_millis(options.every.saturating_mul(number));
         thread::sleep(due.saturating_sub(start.elapsed()));
     }

@@ -80,12 +80,8 @@ enum Command {
     },
     /// Runs the tests; prints KTAP.
     Check(check::Options),
-    /// A guest lives through an update of the kernel of its host.
-    Demo {
-        /// Architecture.
-        #[arg(long, value_enum, default_value_t = Arch::X86_64)]
-        arch: Arch,
-    },
+    /// A guest, or a device, lives through an update of the kernel of its host.
+    Demo(demo::Options),
     /// Measures in guest instructions; prints tables and writes build/bench.json and build/bench.svg.
     Bench(bench::Options),
     /// Shows what changed from one bench.json to another.
@@ -108,7 +104,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Programs { arch } => build::programs::for_host(arch)?,
         Command::Kselftest { arch } => build::programs::for_kselftest(arch)?,
         Command::Check(options) => return check::main(&options),
-        Command::Demo { arch } => return demo::main(arch),
+        Command::Demo(options) => return demo::main(&options),
         Command::Bench(options) => return bench::main(&options),
         Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),

@@ -7,6 +7,10 @@
 //! can be told afterwards.
 
 use super::{
+    descriptor::{
+        self,
+        is_done, //
+    },
     frame,
     Model,
     Registers, //
@@ -45,8 +49,8 @@ pub const OLDER: Model = Model {
     device: 0x10d3,
 };
 
-/// Number of descriptors.
-pub const SLOTS: u64 = 4096;
+pub use super::descriptor::SLOTS;
+
 /// Room for a frame.
 const BUFFER: u64 = 2048;
 /// Length of the file.
@@ -78,8 +82,6 @@ const RCTL_ALL: u32 = 1 << 1 | 1 << 3 | 1 << 4 | 1 << 15 | 1 << 26;
 /// One buffer for each descriptor, of two KiB.
 const SRRCTL_ONE_BUFFER: u32 = 1 << 25 | 2;
 const RXDCTL_ENABLE: u32 = 1 << 25;
-/// In a descriptor that was written back: it is done, and the frame ends here.
-const DONE: u64 = 0b11;
 
 /// The file, mapped.
 #[derive(Debug)]
@@ -105,7 +107,7 @@ impl Ring {
         let pfns = self.map.pfns()?;
         let at = |offset: u64| pfns[(offset / page()) as usize] * page() + offset % page();
         let ring = at(0);
-        for offset in (0..SLOTS * 16).step_by(page() as usize) {
+        for offset in (0..SLOTS * descriptor::LEN).step_by(page() as usize) {
             ensure!(
                 at(offset) == ring + offset,
                 "the ring is in pieces: no huge page"
@@ -123,19 +125,25 @@ impl Ring {
     fn fill_with(&self, at: impl Fn(u64) -> u64) {
         for slot in 0..SLOTS {
             self.point(slot, at(HUGE + slot * BUFFER));
-            self.map.word(slot * 16 + 8).store(0, Ordering::Relaxed);
+            let back = slot * descriptor::LEN + 8;
+            self.map.word(back).store(0, Ordering::Relaxed);
         }
     }
 
     /// Has a descriptor point to an address.
     pub fn point(&self, slot: u64, to: u64) {
-        self.map.word(slot * 16).store(to, Ordering::Relaxed);
+        self.map.word(slot * descriptor::LEN).store(to, Ordering::Relaxed);
+    }
+
+    /// What the device wrote back into a descriptor.
+    fn back(&self, slot: u64) -> u64 {
+        let word = self.map.word(slot * descriptor::LEN + 8);
+        word.load(Ordering::Acquire)
     }
 
     /// Number of frames that the device says are here.
     pub fn received(&self) -> u64 {
-        let back = |slot| self.map.word(slot * 16 + 8).load(Ordering::Acquire);
-        let done = |slot: &u64| back(*slot) >> self.done & DONE == DONE;
+        let done = |slot: &u64| is_done(self.back(*slot) >> self.done);
         (0..SLOTS).take_while(done).count() as u64
     }
 
@@ -147,9 +155,9 @@ impl Ring {
     /// The same of those with certain numbers.
     pub fn verify_range(&self, slots: Range<u64>) -> Check {
         for slot in slots {
-            let back = self.map.word(slot * 16 + 8).load(Ordering::Acquire);
+            let back = self.back(slot);
             let len = back >> 32 & 0xffff;
-            if back & DONE != DONE || len != frame::LEN as u64 {
+            if !is_done(back) || len != frame::LEN as u64 {
                 return Err(format!("slot {slot} says {back:#x}, {len} bytes"));
             }
             let right = frame::frame(slot);
@@ -171,7 +179,7 @@ impl Ring {
     pub fn untouched_from(&self, first: u64) -> Check {
         for slot in first..SLOTS {
             let word = |at| self.map.word(at).load(Ordering::Relaxed);
-            let back = word(slot * 16 + 8);
+            let back = word(slot * descriptor::LEN + 8);
             let data = (0..BUFFER / 8).find(|nr| word(HUGE + slot * BUFFER + nr * 8) != 0);
             if back != 0 || data.is_some() {
                 return Err(format!("slot {slot} says {back:#x}, and has {data:?}"));
@@ -214,7 +222,7 @@ pub fn start(registers: &Registers, ring: u64) -> Check {
     }
     registers.write(RDBAL, ring as u32);
     registers.write(RDBAH, (ring >> 32) as u32);
-    registers.write(RDLEN, SLOTS as u32 * 16);
+    registers.write(RDLEN, (SLOTS * descriptor::LEN) as u32);
     registers.write(SRRCTL, SRRCTL_ONE_BUFFER);
     registers.write(RDH, 0);
     registers.write(RXDCTL, registers.read(RXDCTL) | RXDCTL_ENABLE);

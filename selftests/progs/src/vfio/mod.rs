@@ -2,6 +2,7 @@
 
 //! PCI devices in VFIO, and small drivers for those that QEMU has.
 
+pub mod descriptor;
 mod device;
 pub mod frame;
 pub mod igb;

@@ -20,9 +20,9 @@ use crate::arch::{
 /// One stage of a test; see the runner's options of the same names.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Stage {
-    pub(super) cmd: String,
-    pub(super) kernel: Option<String>,
+pub(crate) struct Stage {
+    pub(crate) cmd: String,
+    pub(crate) kernel: Option<String>,
     pub(super) modules: Option<String>,
     pub(super) append: Option<String>,
     #[serde(default)]
@@ -32,7 +32,7 @@ pub(super) struct Stage {
 /// One test.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Declared {
+pub(crate) struct Declared {
     pub(super) name: String,
     /// One sentence: what a pass shows.
     pub(super) about: String,
@@ -44,7 +44,7 @@ pub(super) struct Declared {
     cpus: Option<u32>,
     /// Options of the runner for the whole run.
     #[serde(default)]
-    pub(super) args: Vec<String>,
+    pub(crate) args: Vec<String>,
     /// Guest programs the test needs beyond those always there.
     #[serde(default)]
     pub(super) files: Vec<String>,
@@ -63,7 +63,7 @@ pub(super) struct Declared {
     /// Results that are skipped on a variant, as globs; any other skip is a failure.
     #[serde(default)]
     skip: Skips,
-    pub(super) stages: Vec<Stage>,
+    pub(crate) stages: Vec<Stage>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

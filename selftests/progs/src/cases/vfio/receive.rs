@@ -68,6 +68,8 @@ const STOP: &str = "/state/stop";
 const SENT: &str = "/state/sent";
 /// How many milliseconds there are between frames.
 const EVERY: &str = "/state/every";
+/// Where the ring is in physical memory, for who looks into it from outside.
+const RING: &str = "/state/ring";
 
 /// A receiver that runs.
 pub(super) struct Running {
@@ -108,8 +110,10 @@ pub(super) fn start_at(
     start: u64,
 ) -> Result<Running> {
     let registers = begin(old, &device, start)?;
+    fs::write(RING, start.to_string())?;
     fs::write(GO, "")?;
-    old.common.check("receives", ring.wait(20, PATIENCE));
+    let frames = old.common.options.frames;
+    old.common.check("receives", ring.wait(frames, PATIENCE));
     Ok(Running {
         place,
         memory,
@@ -136,6 +140,7 @@ impl Running {
         let settings = igb::settings(&self.registers);
         note(old, NAME, &self.place, &self.device, &settings)?;
         let before = self.ring.received();
+        println!("# frames: before={before}");
         old.common.note("igb.before", &before.to_string())?;
         old.keep(self.memory);
         self.ring.leak();
@@ -161,7 +166,7 @@ pub(super) fn look_at(new: &mut New<'_>, memory: OwnedFd) -> Result<(OwnedFd, Ri
     let every: f64 = fs::read_to_string(EVERY)?.trim().parse()?;
     let_it_run(1000.0 / every)?;
     let meanwhile = ring.received();
-    println!("# {before} frames before the update, {meanwhile} when the next kernel looks");
+    println!("# frames: before={before} meanwhile={meanwhile}");
     let came = enough(meanwhile - before, 1000.0 / every, igb::SLOTS)?;
     new.common.check("meanwhile", came);
     new.common.check("frames", ring.verify(meanwhile));
@@ -218,7 +223,9 @@ pub(super) fn go_on(
     new.common.check("missed", same(igb::missed(&registers), 0));
 
     let now = ring.received();
-    new.common.check("goes-on", ring.wait(now + 20, PATIENCE));
+    let frames = new.common.options.frames;
+    new.common
+        .check("goes-on", ring.wait(now + frames, PATIENCE));
     if !is_last() {
         new.finish()?;
         let mut files = vec![(memory.as_fd(), MEMORY)];
@@ -231,8 +238,8 @@ pub(super) fn go_on(
     }
     fs::write(STOP, "")?;
     let sent = sent()?;
-    println!("# {sent} frames were sent in all");
     new.common.check("last", ring.wait(sent, PATIENCE));
+    println!("# frames: sent={sent} here={}", ring.received());
     new.common.check("all", ring.verify(sent));
     new.common.check("none-more", same(ring.received(), sent));
     new.common.check("head", same(igb::head(&registers), sent));
