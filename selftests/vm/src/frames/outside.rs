@@ -28,7 +28,7 @@ use super::descriptor::{
 use crate::qmp::Qmp;
 
 /// From one look to the next.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(250);
 
 /// The ring of the card, whose place the guest says in `ring` of the state directory.
 pub(super) struct Ring {
