@@ -98,7 +98,12 @@ enum Action {
     /// Run upstream's selftests of KVM that touch guest memory in files, on this kernel and on another.
     UpstreamKvm {
         /// What to do.
-        step: UpstreamKvm,
+        step: Compared,
+    },
+    /// Run upstream's selftests of VFIO with an igb behind an IOMMU, on this kernel and on another.
+    UpstreamVfio {
+        /// What to do.
+        step: Compared,
     },
     /// Ask the kernel for memory that the code under test has lost (kmemleak).
     Leaks,
@@ -125,7 +130,7 @@ enum Upstream {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum UpstreamKvm {
+enum Compared {
     /// Note what they show.
     Reference,
     /// Compare.
@@ -209,8 +214,12 @@ fn main() -> ExitCode {
             Upstream::Compare => upstream::hugetlb::compare(&cli.state.join("upstream")),
         },
         Action::UpstreamKvm { step } => match step {
-            UpstreamKvm::Reference => upstream::kvm::reference(&cli.state.join("upstream-kvm")),
-            UpstreamKvm::Compare => upstream::kvm::compare(&cli.state.join("upstream-kvm")),
+            Compared::Reference => upstream::kvm::reference(&cli.state.join("upstream-kvm")),
+            Compared::Compare => upstream::kvm::compare(&cli.state.join("upstream-kvm")),
+        },
+        Action::UpstreamVfio { step } => match step {
+            Compared::Reference => upstream::vfio::reference(&cli.state.join("upstream-vfio")),
+            Compared::Compare => upstream::vfio::compare(&cli.state.join("upstream-vfio")),
         },
         Action::Leaks => leaks(),
         Action::List => {

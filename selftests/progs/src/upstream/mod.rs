@@ -7,6 +7,7 @@
 
 pub mod hugetlb;
 pub mod kvm;
+pub mod vfio;
 
 use crate::tap::Report;
 use anyhow::{

@@ -48,12 +48,29 @@ pub struct Model {
 pub struct PciDevice(PathBuf);
 
 impl PciDevice {
-    /// The one device of a model.
+    /// The one device of a model. If there are several, those that have an IOMMU do not count.
     ///
     /// # Errors
     ///
     /// If there is none, or more.
     pub fn find(model: Model) -> Result<Self> {
+        let mut found = Self::all(model)?;
+        if found.len() > 1 {
+            found.retain(|device| !device.has_iommu());
+        }
+        let Model { vendor, device } = model;
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            found => bail!("{} devices are {vendor:04x}:{device:04x}", found.len()),
+        }
+    }
+
+    /// All devices of a model.
+    ///
+    /// # Errors
+    ///
+    /// If sysfs does not tell.
+    pub fn all(model: Model) -> Result<Vec<Self>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(DEVICES).context("there is no PCI")? {
             let path = entry?.path();
@@ -65,14 +82,17 @@ impl PciDevice {
                 )?)
             };
             if number("vendor")? == model.vendor && number("device")? == model.device {
-                found.push(fs::canonicalize(&path)?);
+                found.push(Self(fs::canonicalize(&path)?));
             }
         }
-        let Model { vendor, device } = model;
-        match found.as_slice() {
-            [one] => Ok(Self(one.clone())),
-            found => bail!("{} devices are {vendor:04x}:{device:04x}", found.len()),
-        }
+        Ok(found)
+    }
+
+    /// Whether there is an IOMMU for it. Without one, its group is an invention of VFIO.
+    pub fn has_iommu(&self) -> bool {
+        let group = self.0.join("iommu_group");
+        let name = fs::read_to_string(group.join("name")).unwrap_or_default();
+        group.exists() && name.trim() != "vfio-noiommu"
     }
 
     /// Its directory, as text.

@@ -30,9 +30,12 @@ struct Suite {
     programs: &'static [&'static str],
     /// Files that each program is built with.
     with: &'static [&'static str],
+    /// More for the compiler, with the kernel tree in place of `$TREE`.
+    flags: &'static [&'static str],
+    arches: &'static [Arch],
 }
 
-const SUITES: [Suite; 3] = [
+const SUITES: [Suite; 4] = [
     Suite {
         dir: "liveupdate",
         programs: &[
@@ -43,6 +46,8 @@ const SUITES: [Suite; 3] = [
             "luo_stress_files",
         ],
         with: &["lib/lu_utils.c"],
+        flags: &[],
+        arches: &Arch::ALL,
     },
     // Those about HugeTLB that need no other program.
     Suite {
@@ -59,11 +64,39 @@ const SUITES: [Suite; 3] = [
             "hugetlb-read-hwpoison",
         ],
         with: &["vm_util.c", "hugepage_settings.c"],
+        flags: &[],
+        arches: &Arch::ALL,
     },
     Suite {
         dir: "memfd",
         programs: &["memfd_test"],
         with: &["common.c"],
+        flags: &[],
+        arches: &Arch::ALL,
+    },
+    // The build tools have libuuid for one architecture, and the arm64 machine no MSI.
+    Suite {
+        dir: "vfio",
+        programs: &[
+            "vfio_pci_device_test",
+            "vfio_pci_driver_test",
+            "vfio_dma_mapping_test",
+            "vfio_iommufd_setup_test",
+        ],
+        with: &[
+            "lib/iommu.c",
+            "lib/iova_allocator.c",
+            "lib/libvfio.c",
+            "lib/sysfs.c",
+            "lib/vfio_pci_device.c",
+            "lib/vfio_pci_driver.c",
+            "lib/drivers/ioat/ioat.c",
+            "lib/drivers/dsa/dsa.c",
+            "lib/drivers/nv_falcon/nv_falcon.c",
+            "lib/drivers/igb/igb.c",
+        ],
+        flags: &["-I$TREE/tools/include", "-luuid"],
+        arches: &[Arch::X86_64],
     },
 ];
 
@@ -85,6 +118,7 @@ pub(super) fn build(arch: Arch, bin: &Path) -> Result<PathBuf> {
         .join(format!("{arch}-selftests.log"));
     fs::create_dir_all(&work)?;
     let headers = work.join("usr");
+    let tree = source.tree.display().to_string();
     // What a directory was made from is written when all of it was.
     let once = |name: &str, key: &str, make: &mut dyn FnMut() -> Result<()>| -> Result<()> {
         let done = work.join(format!("{name}.key"));
@@ -108,7 +142,7 @@ pub(super) fn build(arch: Arch, bin: &Path) -> Result<PathBuf> {
             &log,
         )
     })?;
-    for suite in &SUITES {
+    for suite in SUITES.iter().filter(|s| s.arches.contains(&arch)) {
         let selftests = source.tree.join("tools/testing/selftests");
         let dir = selftests.join(suite.dir);
         let key = format!("{} {}", source.key, suite.programs.join(" "));
@@ -125,6 +159,7 @@ pub(super) fn build(arch: Arch, bin: &Path) -> Result<PathBuf> {
                     .arg(&selftests)
                     .arg(dir.join(format!("{name}.c")))
                     .args(suite.with.iter().map(|file| dir.join(file)))
+                    .args(suite.flags.iter().map(|flag| flag.replace("$TREE", &tree)))
                     .args(["-lrt", "-lpthread", "-lm", "-o"])
                     .arg(work.join(name));
                 let what = format!("building upstream's {name} ({arch})");
