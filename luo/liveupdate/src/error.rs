@@ -99,6 +99,24 @@ pub enum Error {
     /// A file descriptor was offered as guest memory and is none.
     #[error("the file descriptor is no guest_memfd file")]
     NotGuestMemory,
+    /// A device of VFIO could not be bound.
+    #[error("cannot bind the device: {}", bind_advice(*source))]
+    BindDevice {
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// The interrupts of a device of VFIO could not be changed.
+    #[error("cannot change the device's interrupts: {}", interrupts_advice(*source))]
+    Interrupts {
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// A file descriptor was offered as a device of VFIO and is none.
+    #[error("the file descriptor is \"{found}\" and not a device of VFIO (/dev/vfio/devices)")]
+    NotADevice {
+        /// What it is, as `/proc/self/fd` shows it.
+        found: String,
+    },
     /// The name of a session could not be read.
     #[error("cannot read the session's name")]
     Name {
@@ -111,8 +129,8 @@ pub enum Error {
         /// What it is, as `/proc/self/fd` shows it.
         found: String,
     },
-    /// It could not be found out whether a file descriptor is a session.
-    #[error("cannot tell whether the file descriptor is a live update session: is /proc mounted?")]
+    /// It could not be found out what a file descriptor is.
+    #[error("cannot tell what the file descriptor is: is /proc mounted?")]
     Identify {
         /// The kernel's answer.
         source: Errno,
@@ -131,6 +149,8 @@ impl Error {
             | Self::Retrieve { source, .. }
             | Self::Finish { source }
             | Self::Link { source }
+            | Self::BindDevice { source }
+            | Self::Interrupts { source }
             | Self::Name { source }
             | Self::Identify { source } => Some(*source),
             Self::NameEmpty
@@ -138,6 +158,7 @@ impl Error {
             | Self::NameHasNul
             | Self::NameNotText
             | Self::NotASession { .. }
+            | Self::NotADevice { .. }
             | Self::NotGuestMemory => None,
         }
     }
@@ -271,6 +292,33 @@ fn link_advice(errno: Errno) -> &'static str {
         Errno::IO => "the VM was created by another process, and only works there",
         Errno::NOTTY => "the memory belongs to a VM already: only what was retrieved can be linked",
         Errno::MFILE | Errno::NFILE => "too many files are open; raise the limit (`ulimit -n`)",
+        _ => "the kernel refused",
+    }
+}
+
+fn bind_advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::INVAL => "it is bound already",
+        Errno::BADFD => "the other file is no /dev/iommu",
+        Errno::BUSY => "another process uses it, or a device of its IOMMU group",
+        Errno::PERM => {
+            "its interrupts are not isolated (`iommufd.allow_unsafe_interrupts=1` permits that), or \
+             it has no IOMMU and the caller no CAP_SYS_RAWIO"
+        }
+        Errno::IO => "it is frozen for a live update",
+        Errno::NODEV => "it is not there any more",
+        _ => "the kernel refused",
+    }
+}
+
+fn interrupts_advice(errno: Errno) -> &'static str {
+    match errno {
+        Errno::INVAL => {
+            "it has not so many vectors, this one is not enabled, or another kind of interrupt is; \
+             disable that first"
+        }
+        Errno::IO => "it is frozen for a live update",
+        Errno::NOSPC => "the machine has no interrupt vectors left",
         _ => "the kernel refused",
     }
 }

@@ -72,6 +72,7 @@ pub mod hold;
 mod name;
 mod session;
 mod uapi;
+pub mod vfio;
 
 pub use device::{
     LiveUpdate,

@@ -8,6 +8,11 @@ use anyhow::{
     Context,
     Result, //
 };
+use liveupdate::{
+    vfio,
+    IncomingSession,
+    Token, //
+};
 use rustix::mm::{
     self,
     MapFlags,
@@ -24,13 +29,12 @@ use std::{
 };
 
 /// `_IO(VFIO_TYPE, VFIO_BASE + nr)`
-pub(super) const fn request(nr: libc::c_ulong) -> libc::c_ulong {
+const fn request(nr: libc::c_ulong) -> libc::c_ulong {
     (b';' as libc::c_ulong) << 8 | (100 + nr)
 }
 
 const GET_REGION_INFO: libc::c_ulong = request(8);
 const RESET: libc::c_ulong = request(11);
-const BIND_IOMMUFD: libc::c_ulong = request(18);
 const ATTACH_IOMMUFD_PT: libc::c_ulong = request(19);
 const DETACH_IOMMUFD_PT: libc::c_ulong = request(20);
 
@@ -55,16 +59,6 @@ struct RegionInfo {
     cap_offset: u32,
     size: u64,
     offset: u64,
-}
-
-/// `struct vfio_device_bind_iommufd`, its first version.
-#[repr(C)]
-#[derive(Default)]
-struct Bind {
-    argsz: u32,
-    flags: u32,
-    iommufd: i32,
-    out_devid: u32,
 }
 
 /// `struct vfio_device_attach_iommufd_pt`, its first version.
@@ -115,17 +109,23 @@ impl Device {
 
     /// Binds a file to the iommufd of an address space.
     pub fn bind_to(fd: OwnedFd, space: &Space) -> Result<Self> {
-        let mut bind = Bind {
-            argsz: size_of::<Bind>() as u32,
-            iommufd: space.fd().as_raw_fd(),
-            ..Bind::default()
-        };
-        ioctl(&fd, BIND_IOMMUFD, &mut bind).context("cannot bind the device")?;
+        let id = vfio::bind(&fd, space.fd())?;
+        Self::new(fd, space.clone(), id)
+    }
+
+    /// Retrieves a device, and binds it.
+    pub fn retrieve(session: &IncomingSession, token: Token) -> Result<Self> {
+        let space = Space::new()?;
+        let (fd, id) = vfio::retrieve(session, token, space.fd())?;
+        Self::new(fd, space, id)
+    }
+
+    fn new(fd: OwnedFd, space: Space, id: u32) -> Result<Self> {
         let config = region(&fd, CONFIG)?.offset;
         Ok(Self {
             fd,
-            space: space.clone(),
-            id: bind.out_devid,
+            space,
+            id,
             config,
         })
     }

@@ -6,7 +6,6 @@ pub mod descriptor;
 mod device;
 pub mod frame;
 pub mod igb;
-mod irq;
 pub mod manifest;
 pub mod nvme;
 mod pci;

@@ -49,7 +49,7 @@ fn take(new: &New<'_>, device: bool) -> Result<Agent> {
     Ok(Agent {
         memory: session.retrieve(Token(MEMORY))?,
         _device: match device {
-            true => Some(Device::bind(session.retrieve(Token(DEVICE))?)?),
+            true => Some(Device::retrieve(&session, Token(DEVICE))?),
             false => None,
         },
         _session: session,

@@ -31,6 +31,10 @@ use crate::{
     }, //
 };
 use anyhow::Result;
+use liveupdate::vfio::{
+    self,
+    Interrupts, //
+};
 use rustix::{
     event::{
         eventfd,
@@ -44,6 +48,7 @@ use rustix::{
 use std::{
     os::fd::{
         AsFd,
+        BorrowedFd,
         OwnedFd, //
     },
     time::{
@@ -62,9 +67,12 @@ impl Events {
         Ok(Self((0..=VECTOR).map(new).collect::<Result<_, _>>()?))
     }
 
+    fn all(&self) -> Vec<BorrowedFd<'_>> {
+        self.0.iter().map(AsFd::as_fd).collect()
+    }
+
     fn set_up(&self, device: &Device) -> Result<()> {
-        let all: Vec<_> = self.0.iter().map(AsFd::as_fd).collect();
-        device.interrupts(&all)
+        Ok(vfio::enable(device.fd(), Interrupts::Msix, &self.all())?)
     }
 
     /// Waits for a vector: whether it was signalled.
@@ -105,7 +113,7 @@ pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
     let running = run(old, |device| events.set_up(device).map(|()| true))?;
     running.submit(BEFORE);
     old.common.check("driven", events.drive(&running, 3)?);
-    running.device.no_interrupts()?;
+    vfio::silence(running.device.fd())?;
     running.preserve(old)?;
     running.leave(old)
 }
@@ -129,9 +137,7 @@ pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     let told = events.wait(VECTOR, Duration::from_secs(1))?;
     new.common
         .check("silent", is(!told, "an interrupt came by itself"));
-    for vector in 0..=VECTOR {
-        running.device.trigger(vector)?;
-    }
+    vfio::listen(running.device.fd(), Interrupts::Msix, &events.all())?;
     let first = events.wait(0, super::PATIENCE)?;
     new.common
         .check("triggered", is(first, "the first vector was not signalled"));

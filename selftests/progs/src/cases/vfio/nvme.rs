@@ -40,6 +40,7 @@ use crate::{
     }, //
 };
 use anyhow::Result;
+use liveupdate::Token;
 use rustix::io::Errno;
 use std::{
     fs::File,
@@ -234,7 +235,7 @@ pub(super) fn retrieve(new: &mut New<'_>, memory: OwnedFd, queues: Queues) -> Re
     new.common.check("nvme.address", same(place.path(), path));
     new.common
         .check("nvme.not-opened", refused(place.open(), &[Errno::BUSY]));
-    let device = Device::bind(new.retrieve(DEVICE)?)?;
+    let device = Device::retrieve(new.session()?, Token(DEVICE))?;
     let controller = Controller::new(device.map(0)?);
     check_same(new, NAME, &device, &controller.settings())?;
     Ok(Running {

@@ -28,7 +28,13 @@ use crate::{
     }, //
 };
 use anyhow::Result;
-use liveupdate::Token;
+use liveupdate::{
+    vfio::{
+        self,
+        Interrupts, //
+    },
+    Token, //
+};
 use rustix::io::Errno;
 use std::{
     os::fd::AsFd,
@@ -49,16 +55,13 @@ pub(super) fn again_old(old: &mut Old<'_>) -> Result<()> {
     old.preserve(running.device.fd(), DEVICE)?;
     let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
     // The arm64 machine has no MSI: interrupt tables of an ITS would not survive.
-    let msix = running.device.interrupts(&[eventfd.as_fd()]);
-    if msix.is_err() {
-        running.device.intx(Some(eventfd.as_fd()))?;
-    }
+    let device = running.device.fd();
+    let events = [eventfd.as_fd()];
+    vfio::enable(device, Interrupts::Msix, &events)
+        .or_else(|_| vfio::enable(device, Interrupts::Intx, &events))?;
     let answer = sys::refused_reboot()?;
     old.common.check("interrupts", same(answer, Errno::BUSY));
-    match msix {
-        Ok(()) => running.device.no_interrupts()?,
-        Err(_) => running.device.intx(None)?,
-    }
+    vfio::silence(device)?;
 
     // The file after it cannot be frozen: by then the device is.
     let bad = memfd("bad")?;
