@@ -3,8 +3,8 @@
 //! Sends numbered frames to a network card of a machine, whatever the machine is doing.
 //!
 //! The card has `-netdev dgram` with sockets of the file system. The sender says in the state directory, in
-//! `every`, how many milliseconds there are between frames. It begins when `go` appears there, and when
-//! `stop` does, it says in `sent` how many there were. If it may ask QEMU, it tells all the time how many
+//! `due`, again and again, how many frames were due by now: a machine's own clock may be wrong by far if its
+//! CPU is emulated. It begins when `go` appears there, and when `stop` does, it says in `sent` how many there were. If it may ask QEMU, it tells all the time how many
 //! are in the machine's memory.
 
 #[path = "../../progs/src/vfio/descriptor.rs"]
@@ -16,7 +16,10 @@ mod outside;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{
+    Path,
+    PathBuf, //
+};
 use std::sync::atomic::{
     AtomicU64,
     Ordering, //
@@ -61,7 +64,6 @@ pub struct Options {
 pub fn main(options: &Options) -> Result<()> {
     let socket = UnixDatagram::bind(&options.from).context("the sender's socket")?;
     let (go, stop) = (options.state.join("go"), options.state.join("stop"));
-    fs::write(options.state.join("every"), options.every.to_string())?;
     while !go.exists() {
         thread::sleep(Duration::from_millis(20));
     }
@@ -72,6 +74,8 @@ pub fn main(options: &Options) -> Result<()> {
         thread::spawn(move || ring.tell(&sent));
     }
     let start = Instant::now();
+    let (state, every) = (options.state.clone(), options.every);
+    thread::spawn(move || tell_due(&state, start, every));
     let mut number = 0;
     while !stop.exists() {
         match socket.send_to(&frame::frame(number), &options.to) {
@@ -84,8 +88,20 @@ pub fn main(options: &Options) -> Result<()> {
         let due = Duration::from_millis(options.every.saturating_mul(number));
         thread::sleep(due.saturating_sub(start.elapsed()));
     }
-    // It appears with its content.
-    let draft = options.state.join("sent.new");
+    put(&options.state, "sent", number)
+}
+
+/// Writes down a number. It appears with its content.
+fn put(state: &Path, name: &str, number: u64) -> Result<()> {
+    let draft = state.join(format!("{name}.new"));
     fs::write(&draft, number.to_string())?;
-    Ok(fs::rename(draft, options.state.join("sent"))?)
+    Ok(fs::rename(draft, state.join(name))?)
+}
+
+/// Says how many frames were due, also while none can be sent.
+fn tell_due(state: &Path, start: Instant, every: u64) {
+    let due = || start.elapsed().as_millis() as u64 / every.max(1);
+    while put(state, "due", due()).is_ok() {
+        thread::sleep(Duration::from_millis(50));
+    }
 }

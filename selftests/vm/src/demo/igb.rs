@@ -146,9 +146,9 @@ impl Seen {
             self.phase = Phase::Boot;
         }
         if line.starts_with("ok ") {
-            self.enough |= line.ends_with(".receive.meanwhile");
-            self.whole |= line.ends_with(".receive.all");
-            self.untouched |= line.ends_with(".receive.igb.trace");
+            self.enough |= line.ends_with(".meanwhile");
+            self.whole |= line.ends_with(".all");
+            self.untouched |= line.ends_with(".igb.trace");
         }
         None
     }
