@@ -18,7 +18,14 @@ use crate::arch::{
 };
 
 /// What the modules are made of.
-const SOURCES: [&str; 5] = ["Kbuild", "kho", "luo", "rust", "vfio_preserve"];
+const SOURCES: [&str; 6] = [
+    "Kbuild",
+    "iommu_preserve",
+    "kho",
+    "luo",
+    "rust",
+    "vfio_preserve",
+];
 
 /// The names of formats, which are what tells their versions apart, and what they are instead.
 const FORMATS: [(&str, &str); 3] = [
