@@ -9,6 +9,7 @@ mod faults;
 mod other;
 mod receive;
 mod refused;
+mod sessions;
 mod stopped;
 
 use super::{
@@ -110,6 +111,13 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "If the session is closed, mappings can be changed again, and the igb is stopped by the kexec",
         refused::aborted_old,
         aborted_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.sessions",
+        "A page table in a session of its own is kept until the igb does not use it any more",
+        sessions::old,
+        sessions::new,
     )
     .on_request(),
     Case::update(
