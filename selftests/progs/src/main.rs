@@ -175,6 +175,7 @@ fn host(names: &[String], state: PathBuf) -> anyhow::Result<Outcome> {
     let options = Options {
         state,
         size: 0,
+        frames: 0,
         sabotage: false,
     };
     run::stage1(&cases, &options)

@@ -29,7 +29,7 @@ use std::{
 };
 
 /// `_IO(VFIO_TYPE, VFIO_BASE + nr)`
-const fn request(nr: libc::c_ulong) -> libc::c_ulong {
+pub(super) const fn request(nr: libc::c_ulong) -> libc::c_ulong {
     (b';' as libc::c_ulong) << 8 | (100 + nr)
 }
 

@@ -132,7 +132,9 @@ impl Ring {
 
     /// Has a descriptor point to an address.
     pub fn point(&self, slot: u64, to: u64) {
-        self.map.word(slot * descriptor::LEN).store(to, Ordering::Relaxed);
+        self.map
+            .word(slot * descriptor::LEN)
+            .store(to, Ordering::Relaxed);
     }
 
     /// What the device wrote back into a descriptor.
