@@ -43,9 +43,7 @@ const MAX_ORDER: u32 = 30;
 pub fn is_preserved(pfn: u64) -> Option<u64> {
     for order in 0..=MAX_ORDER {
         let mask = (1u64 << order) - 1;
-        let Some(phys) = PAGE.phys(pfn & !mask) else {
-            return None;
-        };
+        let phys = PAGE.phys(pfn & !mask)?;
         // SAFETY: FFI call that is defined for any address.
         let found = unsafe { bindings::kho_outgoing_order(phys) };
         // What starts there may be smaller, and end before the page.

@@ -144,7 +144,7 @@ fn is_stopped_before_off(text: &str, address: &str) -> bool {
 /// Whether a line is of a command to the IOMMU with translation off.
 fn is_off(line: &str) -> bool {
     line.contains("vtd_reg_write_gcmd ")
-        && !number(line, " value ").is_some_and(|value| value & 1 << 31 != 0)
+        && number(line, " value ").is_none_or(|value| value & 1 << 31 == 0)
 }
 
 /// The hexadecimal number that follows a name.
