@@ -23,6 +23,7 @@
 #include <linux/pci_liveupdate.h>
 #endif
 #include <linux/shmem_fs.h>
+#include <linux/sort.h>
 #ifdef CONFIG_VFIO_PCI_LIVEUPDATE
 #include <linux/vfio_liveupdate.h>
 #include <linux/vfio_pci_liveupdate.h>

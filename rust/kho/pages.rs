@@ -197,8 +197,17 @@ impl IncomingPages {
         let nr = usize::try_from(self.taken).map_err(|_| ENOMEM)?;
         let mut pfns = VVec::with_capacity(nr, GFP_KERNEL)?;
         self.try_for_each(|pfn| Ok(pfns.push(pfn, GFP_KERNEL)?))?;
-        pfns.sort_unstable();
-        // INVARIANT: These are the records whose pages were restored.
+        // SAFETY: There are so many numbers, and the function compares two of them.
+        unsafe {
+            bindings::sort_nonatomic(
+                pfns.as_mut_ptr().cast(),
+                pfns.len(),
+                size_of::<u64>(),
+                Some(compare),
+                None,
+            );
+        }
+        // INVARIANT: These are the records whose pages were restored, and they were just sorted.
         Ok(PageReader { pfns, _pages: self })
     }
 
@@ -214,6 +223,16 @@ impl IncomingPages {
         });
         crate::interrupted();
     }
+}
+
+/// # Safety
+///
+/// Both must be valid and aligned, and nobody may write to them.
+unsafe extern "C" fn compare(a: *const c_void, b: *const c_void) -> c_int {
+    // SAFETY: The caller guarantees it.
+    let (a, b) = unsafe { (*a.cast::<u64>(), *b.cast::<u64>()) };
+    // CAST: -1, 0 or 1.
+    a.cmp(&b) as c_int
 }
 
 /// Reads pages that arrived.
