@@ -36,13 +36,13 @@ fn what_was_handed_over_is_still_understood() {
         let (good, found, errors) = inspect(&copy);
         assert!(good, "{}: {errors}", copy.display());
         assert_eq!(found, expected, "{}", copy.display());
-        every_file_is_checked(&copy, &fs::read(&copy).unwrap(), &found);
+        formats_are_recognised(&copy, &fs::read(&copy).unwrap(), &found);
     }
     assert!(copies >= 2, "only {copies} are there");
 }
 
-/// A byte that is changed in the state of any format is found.
-fn every_file_is_checked(copy: &Path, bytes: &[u8], tree: &str) {
+/// What has the name of no format, or of guest memory's header, any more is not taken for accounted for.
+fn formats_are_recognised(copy: &Path, bytes: &[u8], tree: &str) {
     let dir = tempfile::tempdir().unwrap();
     let damaged = dir.path().join("damaged");
     for magic in ["LUGM", "rs-hugetlb-v1", "rs-memfd-v1", "memfd-v2"] {
