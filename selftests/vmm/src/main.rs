@@ -137,7 +137,7 @@ enum Action {
     Wait {
         #[arg(long, default_value_t = 1)]
         beats: u64,
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 250)]
         seconds: u64,
     },
     /// End a guest.
