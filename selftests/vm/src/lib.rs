@@ -7,6 +7,7 @@ pub mod arch;
 pub mod bench;
 pub mod build;
 pub mod check;
+pub mod damage;
 pub mod demo;
 pub mod frames;
 pub mod lint;

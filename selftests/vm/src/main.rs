@@ -20,6 +20,7 @@ use lab::{
     bench,
     build,
     check,
+    damage,
     demo,
     frames,
     lint,
@@ -90,6 +91,8 @@ enum Command {
     Lint,
     /// Sends numbered frames to a network card of a machine; for --host of a run.
     Frames(frames::Options),
+    /// Damages what is handed over about preserved memory; for --host of a run.
+    Damage(damage::Options),
     /// Lets a card use memory when there is no kernel; for --host of a run.
     Master(master::Options),
     /// Takes a card out of a machine while its kernel is replaced; for --host of a run.
@@ -108,6 +111,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => return bench::main(&options),
         Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),
+        Command::Damage(options) => damage::main(&options)?,
         Command::Frames(options) => frames::main(&options)?,
         Command::Master(options) => master::main(&options)?,
         Command::Slot(options) => slot::main(&options)?,

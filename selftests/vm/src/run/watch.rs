@@ -30,6 +30,9 @@ use super::{
     StageOutcome, //
 };
 
+/// How long a kernel that has panicked may take to reboot. Early in boot it does not, whatever `panic=` says.
+const PANIC: Duration = Duration::from_secs(5);
+
 /// How long a machine may take to switch itself off.
 const OFF: Duration = Duration::from_secs(20);
 
@@ -65,6 +68,7 @@ struct Current {
     jumping: Option<Instant>,
     /// It has said all it had to say.
     over: Option<Instant>,
+    panicked: Option<Instant>,
 }
 
 impl<'a> Watch<'a> {
@@ -118,6 +122,7 @@ impl<'a> Watch<'a> {
             exit: None,
             jumping: None,
             over: None,
+            panicked: None,
         };
         loop {
             machine.accept();
@@ -131,7 +136,8 @@ impl<'a> Watch<'a> {
                 self.conclude(current.stage, status, why);
                 break;
             }
-            if current.over.is_some_and(|since| since.elapsed() > OFF) {
+            let past = |since: Option<Instant>, most| since.is_some_and(|at| at.elapsed() > most);
+            if past(current.over, OFF) || past(current.panicked, PANIC) {
                 break;
             }
             if current.over.is_none() {
@@ -216,6 +222,9 @@ impl<'a> Watch<'a> {
         }
         if let Some(problem) = scan::problem(&text) {
             self.problems.push((current.console, problem.to_owned()));
+            if problem.starts_with("Kernel panic ") {
+                current.panicked = Some(time);
+            }
         }
         // Losing the log is no reason to lose the run.
         let _ = writeln!(self.log, "{text}");

@@ -38,6 +38,7 @@ fn play(said: &[&str]) -> Outcome {
         exit: None,
         jumping: None,
         over: None,
+        panicked: None,
     };
 
     for text in said {
