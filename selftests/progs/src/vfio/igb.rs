@@ -157,24 +157,45 @@ impl Ring {
     /// The same of those with certain numbers.
     pub fn verify_range(&self, slots: Range<u64>) -> Check {
         for slot in slots {
-            let back = self.back(slot);
-            let len = back >> 32 & 0xffff;
-            if !is_done(back) || len != frame::LEN as u64 {
-                return Err(format!("slot {slot} says {back:#x}, {len} bytes"));
-            }
-            let right = frame::frame(slot);
-            for (nr, bytes) in right.chunks_exact(8).enumerate() {
-                let word = self.map.word(HUGE + slot * BUFFER + nr as u64 * 8);
-                let seen = word.load(Ordering::Relaxed).to_ne_bytes();
-                if seen != bytes {
-                    let at = nr * 8;
-                    return Err(format!(
-                        "byte {at} of slot {slot}: {seen:x?}, not {bytes:x?}"
-                    ));
-                }
+            self.verify_one(slot, slot)?;
+        }
+        Ok(())
+    }
+
+    fn verify_one(&self, slot: u64, number: u64) -> Check {
+        let back = self.back(slot);
+        let len = back >> 32 & 0xffff;
+        if !is_done(back) || len != frame::LEN as u64 {
+            return Err(format!("slot {slot} says {back:#x}, {len} bytes"));
+        }
+        let right = frame::frame(number);
+        for (nr, bytes) in right.chunks_exact(8).enumerate() {
+            let word = self.map.word(HUGE + slot * BUFFER + nr as u64 * 8);
+            let seen = word.load(Ordering::Relaxed).to_ne_bytes();
+            if seen != bytes {
+                let at = nr * 8;
+                return Err(format!(
+                    "byte {at} of slot {slot}: {seen:x?}, not {bytes:x?} of frame {number}"
+                ));
             }
         }
         Ok(())
+    }
+
+    /// If a frame is in its place, checks it, and has its descriptor used again, with the same buffer. Where the
+    /// file is mapped for the device is `base`.
+    pub fn take(&self, number: u64, base: u64, registers: &Registers) -> Result<bool, String> {
+        let slot = number % SLOTS;
+        if !is_done(self.back(slot)) {
+            return Ok(false);
+        }
+        self.verify_one(slot, number)?;
+        let back = self.map.word(slot * descriptor::LEN + 8);
+        back.store(0, Ordering::Relaxed);
+        self.point(slot, base + HUGE + slot * BUFFER);
+        // The write to the register comes after those to memory: devices are mapped uncached.
+        registers.write(RDT, slot as u32);
+        Ok(true)
     }
 
     /// Nothing has ever come to descriptors from `first` on.

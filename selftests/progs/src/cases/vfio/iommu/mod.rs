@@ -11,6 +11,7 @@ mod receive;
 mod refused;
 mod sessions;
 mod stopped;
+mod thousand;
 
 use super::{
     agent::{
@@ -34,6 +35,27 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "An igb receives through a live update, and an IOMMU translates for it all the time",
         receive::old,
         receive::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.hugetlb",
+        "The same with the memory in huge pages",
+        receive::huge_old,
+        receive::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.thousand",
+        "A page table that was handed over is replaced a thousand times, and no frame is lost",
+        receive::old,
+        thousand::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.thousand-cleared",
+        "If the entry of the igb is cleared and then set, frames are lost: the other case would notice",
+        receive::old,
+        thousand::cleared_new,
     )
     .on_request(),
     Case::update(

@@ -24,10 +24,12 @@ use crate::{
         same,
         works, //
     },
+    hugetlb::huge_memfd,
     memory::{
         memfd,
         page,
-        Map, //
+        Map,
+        HUGE, //
     },
     run::{
         New,
@@ -51,7 +53,10 @@ use crate::{
 };
 use anyhow::Result;
 use liveupdate::Token;
-use rustix::io::Errno;
+use rustix::{
+    fs::MemfdFlags,
+    io::Errno, //
+};
 use std::{
     fs,
     os::fd::OwnedFd, //
@@ -72,7 +77,15 @@ pub(super) fn run_with(
     old: &mut Old<'_>,
     map: impl FnOnce(&mut Old<'_>, &Ring, &Space) -> Result<()>,
 ) -> Result<(Running, Space)> {
-    let memory = vfio::memory("ring", igb::SIZE)?;
+    run_in(old, vfio::memory("ring", igb::SIZE)?, map)
+}
+
+/// The same with memory of any kind.
+fn run_in(
+    old: &mut Old<'_>,
+    memory: OwnedFd,
+    map: impl FnOnce(&mut Old<'_>, &Ring, &Space) -> Result<()>,
+) -> Result<(Running, Space)> {
     let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
     ring.fill_at(IOVA);
     let space = Space::new()?;
@@ -117,6 +130,14 @@ pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
     running.check_unchanged(old, &settings);
     std::mem::forget(space);
     running.leave(old)
+}
+
+/// The same in huge pages.
+pub(super) fn huge_old(old: &mut Old<'_>) -> Result<()> {
+    let memory = huge_memfd(HUGE, MemfdFlags::empty())?;
+    rustix::fs::ftruncate(&memory, igb::SIZE)?;
+    let (running, space) = run_in(old, memory, |_, _, _| Ok(()))?;
+    leave(old, running, space)
 }
 
 /// Only the device is missing.

@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! A page table that was handed over is replaced, again and again, while frames come as fast as they can.
+
+use super::receive::{
+    seen,
+    take_over,
+    IOVA, //
+};
+use crate::{
+    cases::vfio::{
+        receive::{
+            look,
+            sent,
+            STOP, //
+        },
+        PATIENCE, //
+    },
+    expect::{
+        is,
+        same,
+        Check, //
+    },
+    run::New,
+    vfio::{
+        igb::{
+            self,
+            Ring, //
+        },
+        Device,
+        PciDevice,
+        Registers,
+        Space, //
+    }, //
+};
+use anyhow::{
+    ensure,
+    Context,
+    Result, //
+};
+use std::{
+    fs,
+    time::Instant, //
+};
+
+/// How often.
+const TIMES: u64 = 1000;
+
+/// Has the sender send as fast as it can.
+const FAST: &str = "/state/fast";
+
+/// Has the kernel take what is attached to a device for the previous kernel's (`CONFIG_IOMMU_LIVEUPDATE_TEST`).
+const PEND: &str = "/sys/kernel/debug/iommu_liveupdate_pend";
+
+/// All frames, in order, each of which is checked as soon as it is there.
+struct Stream<'a> {
+    ring: &'a Ring,
+    registers: &'a Registers,
+    /// The number of the next.
+    next: u64,
+}
+
+impl Stream<'_> {
+    /// Checks those that are there.
+    fn drain(&mut self) -> Check {
+        while self.ring.take(self.next, IOVA, self.registers)? {
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    /// Checks those that come until one has a number.
+    fn wait(&mut self, number: u64) -> Check {
+        let start = Instant::now();
+        while self.next < number {
+            self.drain()?;
+            if start.elapsed() > PATIENCE {
+                let next = self.next;
+                return Err(format!("frame {next} of {number} did not come"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Replaces the page table that often, with one that maps the same.
+fn replace(stream: &mut Stream<'_>, space: &Space, device: &Device, pend: bool) -> Result<Check> {
+    let place = PciDevice::find(igb::MODEL)?;
+    let mut last = None;
+    for number in 0..TIMES {
+        // Some come for each, so that there is one in each moment of it, sooner or later.
+        let came = stream.wait(stream.next + 2);
+        if came.is_err() {
+            println!("# after {number} replacements");
+            return Ok(came);
+        }
+        let table = space.page_table(device)?;
+        if pend {
+            fs::write(PEND, place.name()?).context(PEND)?;
+        }
+        device.attach_to(table)?;
+        if let Some(last) = last.replace(table) {
+            space.destroy(last)?;
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Pages of page tables of IOMMUs.
+fn pages() -> Result<u64> {
+    let text = fs::read_to_string("/proc/vmstat")?;
+    let mut words = text.split_ascii_whitespace();
+    let found = words.find(|word| *word == "nr_iommu_pages");
+    let value = found.and(words.next()).context("nr_iommu_pages")?;
+    Ok(value.parse()?)
+}
+
+fn run(new: &mut New<'_>, pend: bool) -> Result<()> {
+    let (memory, ring) = look(new)?;
+    let (device, space, _manifest) = take_over(new, &memory, &ring)?;
+    let registers = device.map(0)?;
+    let mut stream = Stream {
+        ring: &ring,
+        registers: &registers,
+        next: 0,
+    };
+    fs::write(FAST, "")?;
+    let before = (pages()?, stream.next);
+    let fine = replace(&mut stream, &space, &device, pend)?;
+    let came = stream.next - before.1;
+    println!("# {came} frames came during {TIMES} replacements");
+    new.common.check("frames", fine);
+    // One page table more than before is there: that which the first one of these has replaced.
+    let kept = pages()?.saturating_sub(before.0);
+    new.common
+        .check("pages", is(kept < 32, &format!("{kept} pages more")));
+
+    let faults = seen(new)?.faults;
+    new.common.check("no-faults", same(faults.len(), 0));
+    fs::write(STOP, "")?;
+    let stopping = Instant::now();
+    let sent = loop {
+        stream.drain().ok();
+        if let Some(sent) = sent()? {
+            break sent;
+        }
+        ensure!(stopping.elapsed() < PATIENCE, "the sender does not stop");
+    };
+    new.common.check("all", stream.wait(sent));
+    new.common.check("missed", same(igb::missed(&registers), 0));
+    new.finish()
+}
+
+pub(super) fn new(new: &mut New<'_>) -> Result<()> {
+    run(new, true)
+}
+
+/// As VT-d does without a live update: the entry is cleared, and then set.
+pub(super) fn cleared_new(new: &mut New<'_>) -> Result<()> {
+    run(new, false)
+}
