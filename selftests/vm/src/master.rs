@@ -26,6 +26,9 @@ const MEMORY_AND_MASTER: u64 = 6;
 /// The old kernel has nothing to do any more when it says that it has ended but to leave.
 const MOMENT: Duration = Duration::from_millis(300);
 
+/// How often it is done, a moment after each other.
+const TIMES: u32 = 5;
+
 /// Which card.
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -58,6 +61,10 @@ pub fn main(options: &Options) -> Result<()> {
     }
     thread::sleep(MOMENT);
     let address = card.base + COMMAND;
-    card.command(&format!("writew {address:#x} {MEMORY_AND_MASTER:#x}"))?;
+    // The next kernel reads the register, and writes it back: a write in between would be lost.
+    for _ in 0..TIMES {
+        card.command(&format!("writew {address:#x} {MEMORY_AND_MASTER:#x}"))?;
+        thread::sleep(MOMENT);
+    }
     Ok(())
 }
