@@ -7,8 +7,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{
     Context,
@@ -17,14 +15,10 @@ use anyhow::{
 use kho::abi::root::Root;
 use serde_json::json;
 
-use crate::qmp::{
-    Lines,
-    Qmp, //
-};
-use crate::slot::{
+use crate::between::{
     hexadecimal,
-    Port,
-    JUMP, //
+    Memory,
+    Sockets, //
 };
 
 /// Pointers in a node of KHO's tree of preserved memory.
@@ -52,15 +46,8 @@ enum Damage {
 /// What to damage, and where.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// QEMU's control socket.
-    #[arg(long)]
-    qmp: PathBuf,
-    /// The socket of its option -qtest.
-    #[arg(long)]
-    qtest: PathBuf,
-    /// The console, which tells that the old kernel has ended.
-    #[arg(long)]
-    log: PathBuf,
+    #[command(flatten)]
+    sockets: Sockets,
     /// Directory with the old kernel's `fdt`.
     #[arg(long)]
     state: PathBuf,
@@ -72,10 +59,10 @@ pub struct Options {
     damage: Damage,
 }
 
-/// The machine's memory.
-struct Memory(Port);
+/// The tree, in the machine's memory.
+struct Tree(Memory);
 
-impl Memory {
+impl Tree {
     fn pointer(&mut self, node: u64, index: u64) -> Result<u64> {
         let address = node + index * 8;
         self.0.command(&format!("readq {address:#x}"))
@@ -122,21 +109,10 @@ impl Memory {
 ///
 /// If QEMU does not do it, or the old kernel has not left its root.
 pub fn main(options: &Options) -> Result<()> {
-    let mut qmp = Qmp::connect(&options.qmp)?;
-    let mut memory = Memory(Port {
-        lines: Lines::connect(&options.qtest)?,
-        base: 0,
-    });
-    while !fs::read_to_string(&options.log)
-        .unwrap_or_default()
-        .contains(JUMP)
-    {
-        thread::sleep(Duration::from_millis(5));
-    }
-    qmp.execute("stop", json!({}))?;
+    let (mut qmp, memory) = options.sockets.stop()?;
     let fdt = fs::read(options.state.join("fdt")).context("KHO's root")?;
     let root = Root::parse(&fdt).map_err(|error| anyhow::anyhow!("KHO's root: {error:?}"))?;
-    memory.damage(root.memory_map, options.damage, options.hole)?;
+    Tree(memory).damage(root.memory_map, options.damage, options.hole)?;
     qmp.execute("cont", json!({}))?;
     Ok(())
 }

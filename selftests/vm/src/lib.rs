@@ -5,6 +5,7 @@
 
 pub mod arch;
 pub mod bench;
+pub mod between;
 pub mod build;
 pub mod check;
 pub mod damage;

@@ -5,18 +5,16 @@
 //! The old kernel stops all cards that it does not hand over. What its IOMMU would do with one that is not
 //! stopped is seen if that is undone, with QEMU's socket for tests, before there is another kernel.
 
-use std::fs;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::qmp::Lines;
-use crate::slot::{
+use crate::between::{
     hexadecimal,
-    Port,
-    JUMP, //
+    wait,
+    Memory, //
 };
 
 /// The command register, and bits of it: the card decodes its registers, and may use memory.
@@ -49,21 +47,13 @@ pub struct Options {
 ///
 /// If QEMU does not do it.
 pub fn main(options: &Options) -> Result<()> {
-    let mut card = Port {
-        lines: Lines::connect(&options.qtest)?,
-        base: options.card,
-    };
-    while !fs::read_to_string(&options.log)
-        .unwrap_or_default()
-        .contains(JUMP)
-    {
-        thread::sleep(Duration::from_millis(5));
-    }
+    let mut memory = Memory::connect(&options.qtest)?;
+    wait(&options.log);
     thread::sleep(MOMENT);
-    let address = card.base + COMMAND;
+    let address = options.card + COMMAND;
     // The next kernel reads the register, and writes it back: a write in between would be lost.
     for _ in 0..TIMES {
-        card.command(&format!("writew {address:#x} {MEMORY_AND_MASTER:#x}"))?;
+        memory.command(&format!("writew {address:#x} {MEMORY_AND_MASTER:#x}"))?;
         thread::sleep(MOMENT);
     }
     Ok(())

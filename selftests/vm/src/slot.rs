@@ -6,11 +6,6 @@
 //! once is that the slot's power is switched off, so that is done, with QEMU's socket for tests, as the guest
 //! would do it: in the slot control register of the root port.
 
-use std::fs;
-use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
-
 use anyhow::{
     bail,
     Context,
@@ -22,13 +17,11 @@ use serde_json::{
     Value, //
 };
 
-use crate::qmp::{
-    Lines,
-    Qmp, //
+use crate::between::{
+    hexadecimal,
+    Memory,
+    Sockets, //
 };
-
-/// What the old kernel says when it has ended.
-pub(crate) const JUMP: &str = "Starting new kernel";
 
 /// The capability of PCI Express, and where its slot control register is.
 const EXPRESS: u64 = 0x10;
@@ -40,15 +33,8 @@ const ON: u64 = 1 << 8;
 /// Which slot, and what is to be there.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// QEMU's control socket.
-    #[arg(long)]
-    qmp: PathBuf,
-    /// The socket of its option -qtest.
-    #[arg(long)]
-    qtest: PathBuf,
-    /// The console, which tells that the old kernel has ended.
-    #[arg(long)]
-    log: PathBuf,
+    #[command(flatten)]
+    sockets: Sockets,
     /// Physical address of the root port's configuration space.
     #[arg(long, value_parser = hexadecimal)]
     port: u64,
@@ -60,34 +46,16 @@ pub struct Options {
     plug: Option<String>,
 }
 
-pub(crate) fn hexadecimal(text: &str) -> Result<u64, String> {
-    let digits = text.strip_prefix("0x").ok_or("it begins with 0x")?;
-    u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
-}
-
-/// Configuration space of a root port, or of a card.
-pub(crate) struct Port {
-    pub(crate) lines: Lines,
-    pub(crate) base: u64,
+/// Configuration space of a root port.
+struct Port {
+    memory: Memory,
+    base: u64,
 }
 
 impl Port {
-    pub(crate) fn command(&mut self, command: &str) -> Result<u64> {
-        self.lines.send(command)?;
-        let answer = self.lines.receive()?;
-        let rest = answer
-            .trim()
-            .strip_prefix("OK")
-            .with_context(|| format!("QEMU answered {command:?} with {answer:?}"))?;
-        match rest.trim() {
-            "" => Ok(0),
-            value => hexadecimal(value).map_err(anyhow::Error::msg),
-        }
-    }
-
     fn byte(&mut self, offset: u64) -> Result<u64> {
         let address = self.base + offset;
-        self.command(&format!("readb {address:#x}"))
+        self.memory.command(&format!("readb {address:#x}"))
     }
 
     /// Where its capability of PCI Express is.
@@ -105,7 +73,8 @@ impl Port {
 
     fn control(&mut self, value: u64) -> Result<()> {
         let address = self.base + self.express()? + SLOT_CONTROL;
-        self.command(&format!("writew {address:#x} {value:#x}"))?;
+        self.memory
+            .command(&format!("writew {address:#x} {value:#x}"))?;
         Ok(())
     }
 }
@@ -116,18 +85,11 @@ impl Port {
 ///
 /// If QEMU does not do it.
 pub fn main(options: &Options) -> Result<()> {
-    let mut qmp = Qmp::connect(&options.qmp)?;
+    let (mut qmp, memory) = options.sockets.stop()?;
     let mut port = Port {
-        lines: Lines::connect(&options.qtest)?,
+        memory,
         base: options.port,
     };
-    while !fs::read_to_string(&options.log)
-        .unwrap_or_default()
-        .contains(JUMP)
-    {
-        thread::sleep(Duration::from_millis(5));
-    }
-    qmp.execute("stop", json!({}))?;
     port.control(OFF)?;
     qmp.wait_deleted(&options.card)?;
     if let Some(plug) = &options.plug {
