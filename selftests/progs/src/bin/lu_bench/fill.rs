@@ -183,10 +183,11 @@ pub(crate) fn populate(shape: &Shape) -> Result<Filled> {
 }
 
 /// Has the kernel make huge pages of what is in a file.
+///
+/// It does so whether memfds are to have any. If they were, khugepaged would go through the file as well, and each
+/// of the two gives up where the other is.
 pub(crate) fn collapse(shape: &Shape, file: &OwnedFd) -> Result<()> {
-    huge_pages(true)?;
-    Map::aligned(file, shape.file_size()?, true, HUGE)?.collapse()?;
-    huge_pages(false)
+    Ok(Map::aligned(file, shape.file_size()?, true, HUGE)?.collapse()?)
 }
 
 #[cfg(test)]
