@@ -72,6 +72,25 @@ pub enum Variant {
     /// Plain, but without the project's patches, and so without modules. Mainline's memfd handler is a part of
     /// the kernel. What others are compared with.
     Vanilla,
+    /// Vanilla, and deferred as well.
+    VanillaDeferred,
+}
+
+impl Variant {
+    /// Whether the kernel has the project's patches.
+    pub fn is_patched(self) -> bool {
+        !matches!(self, Self::Vanilla | Self::VanillaDeferred)
+    }
+
+    /// The same kernel with deferred page structures, if there is one.
+    #[must_use]
+    pub fn deferred(self) -> Self {
+        match self {
+            Self::Plain => Self::Deferred,
+            Self::Vanilla => Self::VanillaDeferred,
+            other => other,
+        }
+    }
 }
 
 /// One kernel with its modules and programs.
@@ -97,6 +116,7 @@ impl Build {
             Variant::Other => format!("{}-other", self.arch),
             Variant::Deferred => format!("{}-deferred", self.arch),
             Variant::Vanilla => format!("{}-vanilla", self.arch),
+            Variant::VanillaDeferred => format!("{}-vanilla-deferred", self.arch),
         }
     }
 

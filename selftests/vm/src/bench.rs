@@ -48,9 +48,9 @@ use self::report::Report;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Only measurements whose name matches this glob; `all` takes everything. Without it, what fits into
-    /// a quarter of an hour on two cores.
-    #[arg(long, value_name = "GLOB")]
+    /// Only measurements whose name matches one of these globs, which have commas between them; `all` takes
+    /// everything. Without it, what fits into a quarter of an hour on two cores.
+    #[arg(long, value_name = "GLOB,...")]
     test: Option<String>,
     /// Lists the measurements and runs none; those of the default have a star.
     #[arg(long)]
@@ -64,6 +64,13 @@ pub struct Options {
     /// Virtual machines at a time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Kernels that initialise the page structures of most memory by threads, late in boot. The comparisons that
+    /// are made in another way are left out.
+    #[arg(long)]
+    deferred: bool,
+    /// NUMA nodes, each with as much memory. The same are left out.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+    nodes: u32,
     /// The longest boot to wait for, in 10^9 instructions; 0 waits for all. How long one takes is known
     /// from smaller sizes.
     #[arg(long, default_value_t = 10)]
@@ -71,6 +78,17 @@ pub struct Options {
     /// How much memory of each kind the measurement huge-pages compares.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(2..=65536))]
     mib: u64,
+}
+
+impl Options {
+    /// The kernel of that variant that is measured.
+    fn kernel(&self, variant: Variant) -> Variant {
+        if self.deferred {
+            variant.deferred()
+        } else {
+            variant
+        }
+    }
 }
 
 /// The comparison of pages of all sizes.
@@ -87,12 +105,19 @@ struct Choice {
 }
 
 fn choose(test: Option<&str>) -> Result<Choice> {
-    let filter = test
+    let filters = test
         .filter(|test| *test != "all")
-        .map(crate::check::glob)
+        .map(|test| {
+            let globs = test.split(',').map(crate::check::glob);
+            globs.collect::<Result<Vec<_>>>()
+        })
         .transpose()?;
     // Without a glob, the names decide nothing.
-    let named = |name: &str| filter.as_ref().is_none_or(|f| f.is_match(name));
+    let named = |name: &str| {
+        filters
+            .as_ref()
+            .is_none_or(|filters| filters.iter().any(|filter| filter.is_match(name)))
+    };
     let all = test.is_some();
     Ok(Choice {
         cases: suite::all()
@@ -135,16 +160,30 @@ pub fn main(options: &Options) -> Result<ExitCode> {
         list();
         return Ok(ExitCode::SUCCESS);
     }
-    let choice = choose(options.test.as_deref())?;
+    let mut choice = choose(options.test.as_deref())?;
+    if options.deferred || options.nodes > 1 {
+        // These have machines of their own.
+        choice.pairs.clear();
+        choice.huge_pages = false;
+        choice.two_cpus = false;
+    }
     let more = choice.huge_pages || choice.two_cpus;
     if choice.cases.is_empty() && choice.pairs.is_empty() && !more {
-        bail!("no measurement has that name; selftests/vm/lab bench --list shows all");
+        bail!(
+            "no measurement has that name, or none with --deferred or --nodes; \
+             selftests/vm/lab bench --list shows all"
+        );
     }
-    build::everything(Build::new(options.arch, Variant::Plain))?;
+    if more || !choice.pairs.is_empty() {
+        build::everything(Build::new(options.arch, Variant::Plain))?;
+    }
     let mut report = Report::new(options.arch);
     let mut failures = Vec::new();
     if !choice.cases.is_empty() {
-        build::everything(Build::new(options.arch, Variant::Vanilla))?;
+        build::all(&[
+            Build::new(options.arch, options.kernel(Variant::Plain)),
+            Build::new(options.arch, options.kernel(Variant::Vanilla)),
+        ])?;
         failures = measure::all(options, &choice.cases, &mut report);
     }
     if choice.two_cpus {
@@ -194,5 +233,7 @@ mod tests {
         assert!(one.huge_pages && one.cases.is_empty() && one.pairs.is_empty());
         let some = choose(Some("memfd-4k.every-other.*")).unwrap();
         assert!(some.cases.len() > 3 && some.pairs.is_empty());
+        let two = choose(Some("memfd-4k.aligned.64m,two-cpus")).unwrap();
+        assert!(two.cases.len() == 1 && two.two_cpus);
     }
 }

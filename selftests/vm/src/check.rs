@@ -120,7 +120,7 @@ pub(crate) fn command(test: &Declared, build: Build) -> Result<Command> {
     match build.variant {
         Variant::Debug => drop(run.args(["--variant", "debug"])),
         Variant::Deferred => drop(run.args(["--variant", "deferred"])),
-        Variant::Plain | Variant::Other | Variant::Vanilla => {}
+        _ => {}
     }
     if let Some(cpus) = test.cpus(build.variant) {
         run.args(["--smp", &cpus.to_string()]);
@@ -193,9 +193,10 @@ fn select(options: &Options) -> Result<Vec<Job>> {
         for &arch in &arches {
             if test.runs_on(arch, options.variant) {
                 // A kernel without patches is only for single stages.
-                let variant = match options.variant {
-                    Variant::Vanilla => Variant::Plain,
-                    variant => variant,
+                let variant = if options.variant.is_patched() {
+                    options.variant
+                } else {
+                    Variant::Plain
                 };
                 let build = Build::new(arch, variant);
                 jobs.push(Job::Vm(Box::new(test.clone()), build));

@@ -43,8 +43,27 @@ struct Side {
     schema: String,
     arch: String,
     mem_mib: u64,
+    #[serde(default)]
+    deferred: bool,
+    #[serde(default = "one")]
+    nodes: u32,
     systems: Vec<Alone>,
     rows: Vec<Row>,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Side {
+    /// What has to be the same on both sides.
+    fn machine(&self) -> String {
+        let deferred = if self.deferred { ", deferred" } else { "" };
+        format!(
+            "{}, {} MiB on {} node(s){deferred}",
+            self.arch, self.mem_mib, self.nodes
+        )
+    }
 }
 
 /// A figure and by how much it differed between the runs it is the mean of.
@@ -193,14 +212,11 @@ fn lines(a: &Side, b: &Side, all: bool) -> (Vec<String>, usize) {
 /// If a file cannot be read, or the two are not of the same machine.
 pub fn main(options: &Options) -> Result<ExitCode> {
     let (a, b) = (Side::read(&options.a)?, Side::read(&options.b)?);
-    if (&a.arch, a.mem_mib) != (&b.arch, b.mem_mib) {
+    if a.machine() != b.machine() {
         bail!(
-            "these are of different machines ({}, {} MiB and {}, {} MiB); measure the same cases on the same \
-             architecture",
-            a.arch,
-            a.mem_mib,
-            b.arch,
-            b.mem_mib
+            "these are of different machines ({} and {}); measure the same cases on the same one",
+            a.machine(),
+            b.machine()
         );
     }
     println!(

@@ -18,7 +18,6 @@ use super::suite::{
     System, //
 };
 use crate::arch::{
-    Arch,
     Build,
     Variant, //
 };
@@ -106,8 +105,27 @@ fn command(step: &Step, system: &System, number: usize) -> String {
     command
 }
 
-fn options(arch: Arch, mem: u64, system: &System, steps: &[Step]) -> Options {
-    let plain = Build::new(arch, Variant::Plain).dir();
+/// QEMU's arguments for nodes with as much memory each; one CPU is on the first.
+fn nodes(nr: u32, mem: u64) -> Vec<String> {
+    if nr < 2 {
+        return Vec::new();
+    }
+    let each = mem / u64::from(nr);
+    let args = (0..nr).flat_map(|node| {
+        let cpus = if node == 0 { ",cpus=0" } else { "" };
+        [
+            "-object".to_owned(),
+            format!("memory-backend-ram,id=m{node},size={each}"),
+            "-numa".to_owned(),
+            format!("node,nodeid={node},memdev=m{node}{cpus}"),
+        ]
+    });
+    args.collect()
+}
+
+fn options(bench: &super::Options, mem: u64, system: &System, steps: &[Step]) -> Options {
+    let arch = bench.arch;
+    let plain = Build::new(arch, bench.kernel(Variant::Plain)).dir();
     let modules = system.modules.iter().map(|module| {
         let name = format!("{module}.ko");
         (plain.join("modules").join(&name), format!("/m/{name}"))
@@ -118,7 +136,7 @@ fn options(arch: Arch, mem: u64, system: &System, steps: &[Step]) -> Options {
     });
     Options {
         arch,
-        variant: system.kernel,
+        variant: bench.kernel(system.kernel),
         mem,
         smp: 1,
         // Where the kernel lies makes a difference, and chance decides it.
@@ -127,6 +145,7 @@ fn options(arch: Arch, mem: u64, system: &System, steps: &[Step]) -> Options {
         files: modules.collect(),
         timeout: Some(Duration::from_secs(3600)),
         no_modules: true,
+        qemu: nodes(bench.nodes, mem),
         stages: stages.collect(),
         ..Options::default()
     }
@@ -230,14 +249,14 @@ fn gather(steps: &[Step], system: &System, outcome: &Outcome) -> Measured {
 
 /// Goes through some cases in this order.
 pub(super) fn measure(
-    arch: Arch,
+    bench: &super::Options,
     mem: u64,
     system: &System,
     cases: &[Case],
     progress: &Progress,
 ) -> Measured {
     let steps = stages(cases);
-    let options = options(arch, mem, system, &steps);
+    let options = options(bench, mem, system, &steps);
     let outcome = run::run(&options, &mut progress.machine(system.name));
     gather(&steps, system, &outcome)
 }

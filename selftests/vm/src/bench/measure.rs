@@ -57,7 +57,7 @@ fn run(options: &Options, mem: u64, jobs: &[(&'static System, Vec<Case>)], resul
             scope.spawn(|| loop {
                 let next = queue.lock().ok().and_then(|mut queue| queue.next());
                 let Some((system, cases)) = next else { break };
-                let measured = machine::measure(options.arch, mem, system, cases, &progress);
+                let measured = machine::measure(options, mem, system, cases, &progress);
                 if let Ok(mut results) = results.lock() {
                     results.entry(system.name).or_default().push(measured);
                 }
@@ -114,6 +114,8 @@ pub(super) fn all(options: &Options, cases: &[Case], report: &mut Report) -> Vec
     // time of a boot depends on it.
     let mem = (3 * most + 3 * 1024) << 20;
     report.mem_mib = mem >> 20;
+    report.deferred = options.deferred;
+    report.nodes = options.nodes;
     let (large, small): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_large());
     let mut results = Results::new();
     run(options, mem, &jobs(&small, options.runs), &mut results);

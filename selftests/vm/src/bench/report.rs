@@ -37,6 +37,9 @@ pub(super) struct Report {
     pub(super) arch: &'static str,
     /// Of each machine.
     pub(super) mem_mib: u64,
+    /// Whether the page structures of most memory are initialised by threads.
+    pub(super) deferred: bool,
+    pub(super) nodes: u32,
     pub(super) systems: Vec<Alone>,
     pub(super) rows: Vec<Row>,
     pub(super) skipped: Vec<Skipped>,
@@ -82,6 +85,22 @@ pub(super) struct Skipped {
     pub(super) name: String,
     pub(super) system: String,
     pub(super) why: String,
+}
+
+impl Report {
+    /// What machine it was.
+    pub(super) fn machine(&self) -> String {
+        let nodes = match self.nodes {
+            1 => String::new(),
+            nodes => format!(" on {nodes} nodes"),
+        };
+        let deferred = if self.deferred {
+            ", page structures deferred"
+        } else {
+            ""
+        };
+        format!("{}, {} MiB{nodes}{deferred}", self.arch, self.mem_mib)
+    }
 }
 
 impl Alone {
@@ -192,6 +211,8 @@ impl Report {
             schema: SCHEMA,
             arch: arch.name(),
             mem_mib: 0,
+            deferred: false,
+            nodes: 1,
             systems: Vec::new(),
             rows: Vec::new(),
             skipped: Vec::new(),

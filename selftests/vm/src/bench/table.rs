@@ -124,8 +124,8 @@ fn goal(goal: &Goal) -> String {
 pub(super) fn lines(report: &Report) -> Vec<String> {
     let mut lines = vec![
         format!(
-            "Guest instructions in millions: QEMU -icount, one CPU, {}, {} MiB.",
-            report.arch, report.mem_mib
+            "Guest instructions in millions: QEMU -icount, one CPU, {}.",
+            report.machine()
         ),
         String::new(),
     ];

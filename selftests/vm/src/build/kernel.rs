@@ -80,6 +80,9 @@ fn fragments(build: Build) -> Vec<PathBuf> {
         Variant::Other => list.push(dir.join("other.config")),
         Variant::Deferred => list.push(dir.join("deferred.config")),
         Variant::Vanilla => list.push(dir.join("vanilla.config")),
+        Variant::VanillaDeferred => {
+            list.extend(["deferred.config", "vanilla.config"].map(|name| dir.join(name)));
+        }
     }
     list.retain(|fragment| fragment.exists());
     list
@@ -162,9 +165,10 @@ pub struct UpToDate {
 ///
 /// If the source cannot be had, an option does not take, or the build fails.
 pub fn build(build: Build) -> Result<UpToDate> {
-    let source = match build.variant {
-        Variant::Vanilla => source::prepare_unpatched(),
-        Variant::Plain | Variant::Debug | Variant::Other | Variant::Deferred => source::prepare(),
+    let source = if build.variant.is_patched() {
+        source::prepare()
+    } else {
+        source::prepare_unpatched()
     }?;
     let name = build.name();
     let out = source.home.join(&name);

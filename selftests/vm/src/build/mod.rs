@@ -33,7 +33,7 @@ use crate::arch::{
 /// A sentence about the step that failed, with the end of its log.
 pub fn everything(build: Build) -> Result<()> {
     let kernel = kernel::build(build)?;
-    if build.variant == Variant::Vanilla {
+    if !build.variant.is_patched() {
         return Ok(());
     }
     modules::build(build)?;

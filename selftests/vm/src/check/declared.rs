@@ -80,9 +80,7 @@ impl Declared {
     pub(super) fn skips(&self, variant: Variant) -> &[String] {
         match variant {
             Variant::Debug => &self.skip.debug,
-            Variant::Plain | Variant::Other | Variant::Deferred | Variant::Vanilla => {
-                &self.skip.plain
-            }
+            _ => &self.skip.plain,
         }
     }
 
@@ -96,7 +94,7 @@ impl Declared {
         let default = match variant {
             Variant::Debug => 2,
             _ if has("-smp ") => 2,
-            Variant::Plain | Variant::Other | Variant::Deferred | Variant::Vanilla => 1,
+            _ => 1,
         };
         Some(self.cpus.unwrap_or(default))
     }
@@ -107,6 +105,7 @@ impl Declared {
             Variant::Debug => ("debug", true),
             Variant::Deferred => ("deferred", false),
             Variant::Vanilla => ("vanilla", false),
+            Variant::VanillaDeferred => ("vanilla-deferred", false),
             Variant::Plain | Variant::Other => ("plain", true),
         };
         (self.arch.is_empty() || self.arch.iter().any(|a| a == arch.name()))

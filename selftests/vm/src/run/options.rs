@@ -107,7 +107,7 @@ impl Options {
         self.timeout
             .unwrap_or(Duration::from_secs(match self.variant {
                 Variant::Debug => 600,
-                Variant::Plain | Variant::Other | Variant::Deferred | Variant::Vanilla => 120,
+                _ => 120,
             }))
     }
 

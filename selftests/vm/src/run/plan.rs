@@ -123,6 +123,7 @@ fn no_kernel(path: &Path, stage: &Stage, build: Build) -> Error {
         Variant::Other => " VARIANT=other",
         Variant::Deferred => " VARIANT=deferred",
         Variant::Vanilla => " VARIANT=vanilla",
+        Variant::VanillaDeferred => " VARIANT=vanilla-deferred",
     };
     Error::Setup(format!(
         "there is no kernel yet ({}); make kernel ARCH={}{variant}",
