@@ -55,6 +55,9 @@ pub struct Options {
     /// Lists the measurements and runs none; those of the default have a star.
     #[arg(long)]
     list: bool,
+    /// Only these systems. What must hold is compared with vanilla-c.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = suite::SYSTEMS.map(|system| system.name))]
+    system: Vec<String>,
     /// Architecture.
     #[arg(long, value_enum, default_value_t = Arch::X86_64)]
     arch: Arch,
@@ -81,6 +84,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Whether the system is one of those that are measured.
+    fn has(&self, system: &suite::System) -> bool {
+        self.system.is_empty() || self.system.iter().any(|name| name == system.name)
+    }
+
     /// The kernel of that variant that is measured.
     fn kernel(&self, variant: Variant) -> Variant {
         if self.deferred {

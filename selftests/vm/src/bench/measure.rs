@@ -22,10 +22,14 @@ use super::suite::{
 use super::Options;
 
 /// Machines for some cases, as there are kernels and handlers that can take them.
-fn jobs(cases: &[Case], runs: u32) -> Vec<(&'static System, Vec<Case>)> {
+fn jobs(
+    cases: &[Case],
+    runs: u32,
+    has: impl Fn(&System) -> bool,
+) -> Vec<(&'static System, Vec<Case>)> {
     let mut jobs = Vec::new();
     for run in 0..runs {
-        for system in &SYSTEMS {
+        for system in SYSTEMS.iter().filter(|system| has(system)) {
             let mut cases: Vec<Case> = cases
                 .iter()
                 .filter(|case| system.takes(case.kind))
@@ -118,10 +122,15 @@ pub(super) fn all(options: &Options, cases: &[Case], report: &mut Report) -> Vec
     report.nodes = options.nodes;
     let (large, small): (Vec<Case>, Vec<Case>) = cases.iter().partition(|case| case.is_large());
     let mut results = Results::new();
-    run(options, mem, &jobs(&small, options.runs), &mut results);
+    run(
+        options,
+        mem,
+        &jobs(&small, options.runs, |system| options.has(system)),
+        &mut results,
+    );
     report.fill(&results, cases);
 
-    let mut more = jobs(&large, options.runs);
+    let mut more = jobs(&large, options.runs, |system| options.has(system));
     for (system, cases) in &mut more {
         cases.retain(|case| {
             let Some(skipped) = too_large(report, system, case, options.limit) else {
@@ -156,7 +165,7 @@ mod tests {
 
     #[test]
     fn each_case_is_measured_by_whoever_takes_it() {
-        let jobs = jobs(&suite::all(), 2);
+        let jobs = jobs(&suite::all(), 2, |_| true);
         assert_eq!(jobs.len(), 2 * SYSTEMS.len());
         let (forwards, backwards) = (&jobs[0].1, &jobs[SYSTEMS.len()].1);
         assert_eq!(jobs[0].0.name, jobs[SYSTEMS.len()].0.name);
