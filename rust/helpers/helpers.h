@@ -44,7 +44,6 @@ int luo_helper_folios_preserve(struct folio **folios, unsigned int nr,
 int luo_helper_take_runs(struct file *file, u64 *index, u64 end,
 			 struct kho_run *runs, unsigned int *nr,
 			 unsigned int max);
-void luo_helper_unpreserve_run(u64 pfn, u64 nr_pages);
 void luo_helper_put_run(u64 pfn, u64 nr_pages);
 bool luo_helper_run_poisoned(u64 pfn, u64 nr_pages);
 

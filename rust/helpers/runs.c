@@ -122,12 +122,6 @@ put:
 	return err;
 }
 
-/* Undoes kho_preserve_runs() for one run. */
-void luo_helper_unpreserve_run(u64 pfn, u64 nr_pages)
-{
-	kho_unpreserve_pages(pfn_to_page(pfn), nr_pages);
-}
-
 /* Gives back the references that were taken of the folios of a run. */
 void luo_helper_put_run(u64 pfn, u64 nr_pages)
 {

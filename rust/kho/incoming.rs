@@ -45,17 +45,17 @@ pub(crate) fn take_folio(pfn: u64, max_order: u32) -> Option<NonNull<bindings::f
     }
 }
 
-/// Restores folios of `1 << order` pages from the page `pfn` on, out of preservations that are not smaller:
-/// as many as are there, and as `folios` has room for.
+/// Restores folios of `1 << order` pages from the page `pfn` on, whatever pieces they were preserved in: as many
+/// as are there, and as `folios` has room for.
 ///
 /// The caller owns one reference of each. The others still wait.
 #[inline]
-pub(crate) fn take_split(pfn: u64, order: u32, folios: &mut [*mut bindings::folio]) -> usize {
+pub(crate) fn take_run(pfn: u64, order: u32, folios: &mut [*mut bindings::folio]) -> usize {
     let (Some(phys), Ok(nr)) = (PAGE.phys(pfn), u32::try_from(folios.len())) else {
         return 0;
     };
     // SAFETY: Any address is allowed, and there is room for that many folios.
-    let taken = unsafe { bindings::kho_try_restore_split(phys, order, nr, folios.as_mut_ptr()) };
+    let taken = unsafe { bindings::kho_try_restore_run(phys, order, nr, folios.as_mut_ptr()) };
     taken as usize
 }
 

@@ -2,7 +2,7 @@
 
 //! The pages of a file that were handed over as runs.
 //!
-//! KHO keeps a run in pieces that are as large as their alignment in memory allows. What they become is for
+//! KHO keeps a run in pieces: blocks of 2 MiB, and single pages where it is not aligned. What they become is for
 //! this kernel to decide: folios that are as large as their alignment in memory and in the file, and the
 //! file, allow.
 

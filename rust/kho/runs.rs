@@ -194,12 +194,16 @@ impl PreservedRuns {
 impl Drop for PreservedRuns {
     fn drop(&mut self) {
         let _ = self.extents.try_for_each_extent(|extent| {
-            let (pfn, nr) = (extent.first(), u64::from(extent.nr));
+            let run = kho_run {
+                // CAST: The kernel has 64 bits.
+                pfn: extent.first() as usize,
+                nr_pages: extent.nr as usize,
+            };
             // SAFETY: By the type invariants the run is preserved, and the references are ours. They
             // are given back once.
             unsafe {
-                bindings::luo_helper_unpreserve_run(pfn, nr);
-                bindings::luo_helper_put_run(pfn, nr);
+                bindings::kho_unpreserve_runs(&raw const run, 1);
+                bindings::luo_helper_put_run(extent.first(), extent.nr.into());
             }
             crate::interrupted();
             Ok(())

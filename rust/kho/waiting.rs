@@ -5,7 +5,7 @@
 use super::{
     incoming::{
         take_folio,
-        take_split,
+        take_run,
         waiting_order, //
     },
     progress::Progress,
@@ -104,7 +104,7 @@ fn free_pieces(extent: &ExtentSer) {
         let Some(room) = folios.get_mut(..nr) else {
             break;
         };
-        let taken = take_split(pfn, order, room);
+        let taken = take_run(pfn, order, room);
         if taken == 0 {
             break;
         }

@@ -4,7 +4,7 @@
 
 use super::super::{
     incoming::{
-        take_split,
+        take_run,
         waiting_order, //
     },
     RestoreError,
@@ -53,8 +53,13 @@ impl Run {
         let order = self.index.trailing_zeros().min(most);
         // There is at least one page.
         let order = order.min(self.left.checked_ilog2().unwrap_or(0));
-        let nr = if order == most { self.left >> order } else { 1 };
-        (order, nr)
+        match order {
+            // The page cache takes many single pages at once, and large folios one by one: not worth it for two.
+            1 if most == 1 => (0, self.left),
+            1 => (0, 2),
+            _ if order == most => (order, self.left >> order),
+            _ => (order, 1),
+        }
     }
 
     /// Goes on behind so many pages, which are not more than are left.
@@ -143,7 +148,7 @@ impl Batch {
         let (mut order, nr) = run.next(max_order);
         let mut taken = self.take_some(run, order, nr);
         if taken == 0 {
-            // The next piece may be smaller than the alignment allows, where memory of a node ends.
+            // A folio is on one node, which may end before it does.
             let Some(smaller) = waiting_order(run.pfn).filter(|smaller| *smaller < order) else {
                 return 0;
             };
@@ -159,7 +164,7 @@ impl Batch {
         let folios = self.folios.get_mut(self.nr..).unwrap_or_default();
         let nr = usize::try_from(nr).map_or(folios.len(), |nr| nr.min(folios.len()));
         let folios = folios.get_mut(..nr).unwrap_or_default();
-        let taken = take_split(run.pfn, order, folios);
+        let taken = take_run(run.pfn, order, folios);
         let indices = self.indices.get_mut(self.nr..).unwrap_or_default();
         let mut index = run.index;
         for slot in indices.iter_mut().take(taken) {

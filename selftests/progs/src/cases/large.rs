@@ -229,7 +229,40 @@ fn shifted_new(new: &mut New<'_>) -> Result<()> {
     new.common.check("content", layout().verify(&fd));
     let pages = new.same_pages(&fd, layout().size, 1);
     new.common.check("same-pages", pages);
+    let possible = possible(&pfns(&fd, layout().size)?);
+    let (made, _) = large(&fd, layout().size)?;
+    // CPUs that share the work may begin where a large folio could be.
+    let most = is(
+        possible > 0 && made <= possible && made >= possible - possible / 10,
+        &format!("{made} pages are in large folios, {possible} could be"),
+    );
+    new.common.check("large", most);
     Ok(())
+}
+
+/// How many of these pages could be in large folios, if two pages are not worth one.
+fn possible(pages: &[u64]) -> u64 {
+    let mut at = 0;
+    let mut nr = 0;
+    while at < pages.len() {
+        let fits = |order: &u32| {
+            let (len, first) = (1 << order, pages[at]);
+            at % len == 0
+                && first % len as u64 == 0
+                && pages.get(at..at + len).is_some_and(|block| {
+                    block
+                        .iter()
+                        .zip(first..)
+                        .all(|(pfn, expected)| *pfn == expected)
+                })
+        };
+        let len = (2..=9).rev().find(fits).map_or(1, |order| 1 << order);
+        if len > 1 {
+            nr += len as u64;
+        }
+        at += len;
+    }
+    nr
 }
 
 /// Writes through mappings and locks, punches, truncates and grows, once while the memory is held and once
