@@ -63,6 +63,12 @@ pub(super) fn tests() -> Vec<HostTest> {
             0,
             &["selftests/install/debian"],
         ),
+        HostTest::new(
+            "install.dracut",
+            "The same with an initramfs that dracut made.",
+            0,
+            &["selftests/install/debian", "--dracut"],
+        ),
     ];
     tests.extend(install.map(HostTest::on_request));
     let mut targets: Vec<String> = fs::read_dir(top().join("kho/fuzz/fuzz_targets"))
