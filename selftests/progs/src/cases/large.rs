@@ -2,6 +2,13 @@
 
 //! Single pages that come back as large folios, and what can be done with these.
 
+mod folios;
+
+use self::folios::{
+    count_aligned,
+    large,
+    possible, //
+};
 use super::{
     limits::limited,
     swap::{
@@ -49,11 +56,9 @@ use rustix::{
         ftruncate,
         FallocateFlags, //
     },
-    io::pread,
     mm::Advice, //
 };
 use std::{
-    fs::File,
     os::fd::OwnedFd,
     path::Path, //
 };
@@ -111,28 +116,6 @@ fn layout() -> Layout {
     Layout::full(0x1a46e, 16 * HUGE)
 }
 
-/// How many pages have a flag in `/proc/kpageflags`.
-fn flagged(pages: &[u64], bit: u32) -> Result<u64> {
-    let flags = File::open("/proc/kpageflags")?;
-    let mut nr = 0;
-    for pfn in pages {
-        let mut word = [0; 8];
-        pread(&flags, &mut word, pfn * 8)?;
-        nr += u64::from_le_bytes(word) >> bit & 1;
-    }
-    Ok(nr)
-}
-
-const HEAD: u32 = 15;
-const TAIL: u32 = 16;
-
-/// How many pages of a file are in large folios, and how many of these there are.
-fn large(fd: &OwnedFd, size: u64) -> Result<(u64, u64)> {
-    let pages = pfns(fd, size)?;
-    let heads = flagged(&pages, HEAD)?;
-    Ok((heads + flagged(&pages, TAIL)?, heads))
-}
-
 /// A file of single pages that huge pages could be made of, and the second format for it.
 fn split_file(old: &mut Old<'_>) -> Result<Option<(OwnedFd, Setting)>> {
     if !Path::new(ENABLED).exists() {
@@ -167,19 +150,6 @@ fn old(old: &mut Old<'_>) -> Result<()> {
     old.note_pages(&fd, layout().size, 1)?;
     let whole = count_aligned(&pfns(&fd, layout().size)?);
     old.common.note("whole", &whole.to_string())
-}
-
-/// How many huge pages could be made of these pages.
-fn count_aligned(pages: &[u64]) -> u64 {
-    let per = HUGE / page();
-    let whole = pages.chunks_exact(per as usize).filter(|piece| {
-        let run = piece
-            .iter()
-            .zip(piece[0]..)
-            .all(|(pfn, expected)| *pfn == expected);
-        run && piece[0].is_multiple_of(per)
-    });
-    whole.count() as u64
 }
 
 /// Whether as many huge pages were made as could be.
@@ -238,31 +208,6 @@ fn shifted_new(new: &mut New<'_>) -> Result<()> {
     );
     new.common.check("large", most);
     Ok(())
-}
-
-/// How many of these pages could be in large folios, if two pages are not worth one.
-fn possible(pages: &[u64]) -> u64 {
-    let mut at = 0;
-    let mut nr = 0;
-    while at < pages.len() {
-        let fits = |order: &u32| {
-            let (len, first) = (1 << order, pages[at]);
-            at % len == 0
-                && first % len as u64 == 0
-                && pages.get(at..at + len).is_some_and(|block| {
-                    block
-                        .iter()
-                        .zip(first..)
-                        .all(|(pfn, expected)| *pfn == expected)
-                })
-        };
-        let len = (2..=9).rev().find(fits).map_or(1, |order| 1 << order);
-        if len > 1 {
-            nr += len as u64;
-        }
-        at += len;
-    }
-    nr
 }
 
 /// Writes through mappings and locks, punches, truncates and grows, once while the memory is held and once
