@@ -55,3 +55,14 @@ pub(crate) fn for_each<T: Send, F: Fn(&mut T) + Sync>(items: &mut [T], f: F) {
         bindings::luo_helper_parallel(Some(Context::<T, F>::call), (&raw mut context).cast(), nr);
     }
 }
+
+/// Calls both functions: at the same time, if there is `much` to do and another CPU has time. As [`for_each`].
+pub(crate) fn both(much: bool, mut first: impl FnMut() + Send, mut second: impl FnMut() + Send) {
+    if much {
+        let mut calls: [&mut (dyn FnMut() + Send); 2] = [&mut first, &mut second];
+        for_each(&mut calls, |call| call());
+    } else {
+        first();
+        second();
+    }
+}

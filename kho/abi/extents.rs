@@ -19,7 +19,9 @@ mod spans;
 pub use self::{
     check::{
         Extent,
-        ExtentChecker, //
+        ExtentChecker,
+        RecordChecker,
+        SumChecker, //
     },
     checksum::Checksum,
     spans::{

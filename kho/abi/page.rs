@@ -54,10 +54,16 @@ impl PageSize {
         bytes.div_ceil(self.bytes())
     }
 
+    /// The last page whose physical address 64 bits hold.
+    #[inline]
+    pub const fn last_page(self) -> u64 {
+        u64::MAX >> self.shift
+    }
+
     /// Physical address of the page `pfn`, or [`None`] if 64 bits do not hold it.
     #[inline]
     pub const fn phys(self, pfn: u64) -> Option<u64> {
-        if pfn <= u64::MAX >> self.shift {
+        if pfn <= self.last_page() {
             Some(pfn << self.shift)
         } else {
             None

@@ -18,7 +18,8 @@ use super::{
         Cursor,
         Part,
         Planner,
-        Progress, //
+        Progress,
+        MIN_PAGES, //
     },
     waiting::{
         for_each_record,
@@ -37,9 +38,10 @@ use crate::{
         self,
         extents::{
             Extent,
-            ExtentChecker,
             ExtentList,
-            ExtentSer, //
+            ExtentSer,
+            RecordChecker,
+            SumChecker, //
         },
         vmalloc::KhoVmalloc, //
     },
@@ -74,31 +76,39 @@ impl IncomingRuns {
 /// Pages with a list that is in order. If this is dropped, all are freed.
 pub struct ListedRuns(Extents);
 
-/// Checks that there is a whole number of pieces where a record says, and tells `piece` where each starts.
-fn check_pieces(extent: &Extent, mut piece: impl FnMut(u64)) -> Result<(), abi::Error> {
+/// Checks that there is a whole number of pieces where a record says. A part may start at each.
+// Not inlined, so that the loop over single pages keeps what it needs in registers.
+#[inline(never)]
+fn check_pieces(
+    extent: &Extent,
+    record: u64,
+    position: u64,
+    planner: &mut Planner,
+) -> Result<(), abi::Error> {
     let (mut pfn, mut left) = (extent.pfn(), u64::from(extent.nr()));
     while left != 0 {
         let order = waiting_order(pfn).ok_or(abi::Error::NotPreserved)?;
         let pages = 1u64.checked_shl(order).filter(|pages| *pages <= left);
         let pages = pages.ok_or(abi::Error::Order)?;
         // No overflow or underflow: these are pages of the extent.
-        piece(pfn - extent.pfn());
+        let skip = pfn - extent.pfn();
+        planner.may_start(position.saturating_add(skip), Cursor { record, skip });
         pfn += pages;
         left -= pages;
     }
     Ok(())
 }
 
-/// Checks all records, and that everything waits that they name, but for single pages: there may be many,
+/// Checks each record, and that everything waits that they name, but for single pages: there may be many,
 /// and what is not there is found when it is restored.
 ///
 /// Each piece is restored by one task, so that it is these that parts are made of.
-fn check_records(
+fn check_each(
     records: &IncomingVec<ExtentSer>,
     list: &ExtentList,
-    mut planner: Planner,
-) -> Result<Progress, RestoreError> {
-    let mut checker = ExtentChecker::new(list, PAGE);
+    planner: &mut Planner,
+) -> Result<(), RestoreError> {
+    let mut checker = RecordChecker::new(list, PAGE);
     let mut position = 0u64;
     let flow = for_each_record(records, list, |record, raw| {
         let checked = checker.check(raw);
@@ -107,9 +117,7 @@ fn check_records(
                 planner.may_start(position, Cursor { record, skip: 0 });
                 Ok(())
             }
-            _ => check_pieces(&extent, |skip| {
-                planner.may_start(position.saturating_add(skip), Cursor { record, skip });
-            }),
+            _ => check_pieces(&extent, record, position, planner),
         });
         position = position.saturating_add(raw.nr.into());
         match checked {
@@ -119,11 +127,32 @@ fn check_records(
     });
     match flow {
         ControlFlow::Break(err) => Err(err),
-        ControlFlow::Continue(()) => {
-            checker.end().map_err(RestoreError::List)?;
-            Ok(planner.end())
-        }
+        ControlFlow::Continue(()) => checker.end().map_err(RestoreError::List),
     }
+}
+
+/// Checks that no record was changed.
+fn check_sum(records: &IncomingVec<ExtentSer>, list: &ExtentList) -> Result<(), RestoreError> {
+    let mut sum = SumChecker::new(list);
+    let _ = for_each_record(records, list, |_, record| {
+        sum.add(record);
+        ControlFlow::<()>::Continue(())
+    });
+    sum.end().map_err(RestoreError::List)
+}
+
+/// Checks all records, and plans how to divide them.
+fn check_records(
+    records: &IncomingVec<ExtentSer>,
+    list: &ExtentList,
+) -> Result<Progress, RestoreError> {
+    let mut planner = Progress::plan(list.nr_pages());
+    let (mut each, mut sum) = (Ok(()), Ok(()));
+    let check_each = || each = check_each(records, list, &mut planner);
+    let check_sum = || sum = check_sum(records, list);
+    let much = u64::from(list.nr_extents()) >= MIN_PAGES;
+    parallel::both(much, check_each, check_sum);
+    each.and(sum).map(|()| planner.end())
 }
 
 impl ListedRuns {
@@ -142,7 +171,7 @@ impl ListedRuns {
             progress,
             ..
         } = &mut self.0;
-        *progress = check_records(records, list, Progress::plan(list.nr_pages()))?;
+        *progress = check_records(records, list)?;
         let max_order = max_order.min(file.max_folio_order());
         let records = &*records;
         parallel::for_each(progress.parts_mut(), |part| {

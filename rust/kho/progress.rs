@@ -10,8 +10,8 @@ use kernel::prelude::*;
 /// Parts that a list has at most.
 const MAX_PARTS: u64 = 16;
 
-/// Pages of a part at least: less is done before another CPU has begun.
-const MIN_PAGES: u64 = 4096;
+/// Pages of a part, or records to check, at least: fewer are done before another CPU has begun.
+pub(super) const MIN_PAGES: u64 = 4096;
 
 /// Where a part starts in its list.
 #[derive(Clone, Copy, Default)]
@@ -79,6 +79,7 @@ impl Progress {
             progress: Self::new(),
             total,
             each: total,
+            next: u64::MAX,
         };
         planner.progress.whole.end = total;
         if nr > 1 {
@@ -88,6 +89,7 @@ impl Progress {
                 if parts.push_within_capacity(first).is_ok() {
                     planner.progress.parts = parts;
                     planner.each = total.div_ceil(nr);
+                    planner.next = planner.each;
                 }
             }
         }
@@ -148,20 +150,26 @@ pub(super) struct Planner {
     total: u64,
     /// Positions of a part.
     each: u64,
+    /// From where on the next part may start.
+    next: u64,
 }
 
 impl Planner {
     /// A part may start at this position.
     #[inline]
     pub(super) fn may_start(&mut self, position: u64, at: Cursor) {
-        let nr = self.progress.parts.len().max(1) as u64;
-        if position >= self.each.saturating_mul(nr) && position < self.total {
+        if position >= self.next {
             self.start(position, at);
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn start(&mut self, position: u64, at: Cursor) {
+        self.next = u64::MAX;
+        if position >= self.total {
+            return;
+        }
         let part = Part::new(position, self.total, at);
         let parts = &mut self.progress.parts;
         let before = parts.len().wrapping_sub(1);
@@ -171,6 +179,7 @@ impl Planner {
         if let Some(before) = parts.get_mut(before) {
             before.end = position;
         }
+        self.next = self.each.saturating_mul(parts.len() as u64);
     }
 
     /// All parts, of a list in which one may start at each record.

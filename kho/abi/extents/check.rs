@@ -9,7 +9,6 @@ use super::{
         Result, //
     },
     Checksum,
-    Class,
     ExtentList,
     ExtentSer, //
 };
@@ -55,50 +54,55 @@ impl Extent {
     }
 }
 
-/// Checks records in the order in which they are stored.
+/// Checks records in the order in which they are stored, but not whether they are what was stored.
 ///
 /// A folio that appears twice is found when it is restored: KHO does not know it any more then.
 #[derive(Clone, Debug)]
-pub struct ExtentChecker {
-    page: PageSize,
+pub struct RecordChecker {
     order: u32,
     /// Number of folios in the file.
     end: u32,
-    class: Class,
+    /// What page numbers may not have set: they are multiples of the size of a folio.
+    mask: u64,
+    /// The last page that has an address.
+    last: u64,
+    /// The class, where a record has it.
+    class: u64,
     /// The first index that is not occupied.
     next: u32,
-    /// Huge pages and records that are still to come.
+    /// Folios and records that are still to come.
     pages: u64,
     extents: u32,
-    sum: Checksum,
-    expected: u64,
 }
 
-impl ExtentChecker {
+impl RecordChecker {
     /// Starts with the first record of the list.
     #[inline]
     pub fn new(list: &ExtentList, page: PageSize) -> Self {
         Self {
-            page,
             order: list.order(),
             end: list.end,
-            class: list.class,
+            // No overflow: a folio has at most 2^63 bytes.
+            mask: (1u64 << list.order()) - 1,
+            last: page.last_page(),
+            class: ExtentSer::new(list.class, 0, 0).pfn,
             next: 0,
             pages: list.nr_pages(),
             extents: list.nr_extents(),
-            sum: Checksum::new(),
-            expected: list.checksum,
         }
     }
 
     /// Checks one record.
+    ///
+    /// A file in which no two pages are neighbours has as many records as pages: there is nothing in here that
+    /// could be done once for the list.
     #[inline]
     pub fn check(&mut self, record: &ExtentSer) -> Result<Extent> {
         self.extents = self.extents.checked_sub(1).ok_or(Error::Count)?;
-        self.sum.add_extent(record);
         let ExtentSer { index, nr, .. } = *record;
-        let pfn = record.first();
-        if record.class() != Some(self.class) {
+        // Only the right class leaves nothing of it.
+        let pfn = record.pfn ^ self.class;
+        if pfn >> ExtentSer::CLASS_SHIFT != 0 {
             return Err(Error::Class);
         }
         if nr == 0 {
@@ -111,11 +115,11 @@ impl ExtentChecker {
         let next = next.ok_or(Error::IndexOutside)?;
         self.pages = self.pages.checked_sub(nr.into()).ok_or(Error::Count)?;
 
-        // No overflow: a file has at most 2^63 bytes, and all of this fits in it.
-        let pages = u64::from(nr) << self.order;
-        let mask = (1u64 << self.order) - 1;
-        let last = pfn.checked_add(pages - 1).ok_or(Error::Pfn)?;
-        if pfn == 0 || pfn & mask != 0 || self.page.phys(last).is_none() {
+        // Nothing is lost: a file has at most 2^63 bytes, and all of this fits in it.
+        let pages = u64::from(nr).wrapping_shl(self.order);
+        let last = pfn.checked_add(pages.wrapping_sub(1));
+        let last = last.ok_or(Error::Pfn)?;
+        if pfn == 0 || pfn & self.mask != 0 || last > self.last {
             return Err(Error::Pfn);
         }
         self.next = next;
@@ -129,16 +133,79 @@ impl ExtentChecker {
         })
     }
 
+    /// Checks that there were as many records and folios as the header says.
+    #[inline]
+    pub fn end(&self) -> Result {
+        match (self.extents, self.pages) {
+            (0, 0) => Ok(()),
+            _ => Err(Error::Count),
+        }
+    }
+}
+
+/// Checks that no record was changed.
+#[derive(Clone, Debug)]
+pub struct SumChecker {
+    sum: Checksum,
+    expected: u64,
+}
+
+impl SumChecker {
+    /// Starts before the first record of the list.
+    #[inline]
+    pub fn new(list: &ExtentList) -> Self {
+        Self {
+            sum: Checksum::new(),
+            expected: list.checksum,
+        }
+    }
+
+    /// Adds the next record.
+    #[inline]
+    pub fn add(&mut self, record: &ExtentSer) {
+        self.sum.add_extent(record);
+    }
+
+    /// Checks the sum of all records.
+    #[inline]
+    pub fn end(&self) -> Result {
+        if self.sum.get() == self.expected {
+            Ok(())
+        } else {
+            Err(Error::Checksum)
+        }
+    }
+}
+
+/// Checks records in the order in which they are stored, all that [`RecordChecker`] and [`SumChecker`] do.
+#[derive(Clone, Debug)]
+pub struct ExtentChecker {
+    records: RecordChecker,
+    sum: SumChecker,
+}
+
+impl ExtentChecker {
+    /// Starts with the first record of the list.
+    #[inline]
+    pub fn new(list: &ExtentList, page: PageSize) -> Self {
+        Self {
+            records: RecordChecker::new(list, page),
+            sum: SumChecker::new(list),
+        }
+    }
+
+    /// Checks one record.
+    #[inline]
+    pub fn check(&mut self, record: &ExtentSer) -> Result<Extent> {
+        self.sum.add(record);
+        self.records.check(record)
+    }
+
     /// Checks that there were as many records and folios as the header says, and that no record was
     /// changed.
     #[inline]
     pub fn end(&self) -> Result {
-        if self.extents != 0 || self.pages != 0 {
-            return Err(Error::Count);
-        }
-        if self.sum.get() != self.expected {
-            return Err(Error::Checksum);
-        }
-        Ok(())
+        self.records.end()?;
+        self.sum.end()
     }
 }
