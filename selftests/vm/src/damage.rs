@@ -9,6 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{
+    bail,
     Context,
     Result, //
 };
@@ -25,8 +26,17 @@ use crate::between::{
 const POINTERS: u64 = 512;
 /// Where in its root are those of single pages: bit 52 of a key says so, and a root has its bits from 51 on.
 const SINGLE: u64 = 2;
-/// What a leaf of single pages stands for.
+/// What a leaf of single pages stands for, and how many pages that is, one bit for each.
 const LEAF_SHIFT: u64 = 27;
+const LEAF_BITS: u64 = 1 << 15;
+/// Which bit of a key says that it stands for a single page, and where the bits of the highest level begin.
+const SINGLE_BIT: u64 = 52;
+const ROOT_SHIFT: u64 = 51;
+/// Bits of a key that each level has, and the levels between the root and what points to leaves.
+const LEVEL_BITS: u64 = 9;
+const LEVELS: u64 = 4;
+/// Larger blocks than this nobody preserves.
+const MAX_ORDER: u64 = 18;
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -41,6 +51,8 @@ enum Damage {
     Beyond,
     /// Preserved pages at an address before that, where there is no memory.
     Hole,
+    /// A page of a larger block that is preserved a second time, by itself.
+    Twice,
 }
 
 /// What to damage, and where.
@@ -74,6 +86,39 @@ impl Tree {
         Ok(())
     }
 
+    /// The leaf that has a key, if there is one.
+    fn leaf(&mut self, root: u64, key: u64) -> Result<Option<u64>> {
+        let mut node = root;
+        for level in 0..=LEVELS {
+            let index = key >> (ROOT_SHIFT - level * LEVEL_BITS) & (POINTERS - 1);
+            node = self.pointer(node, index)?;
+            if node == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(node))
+    }
+
+    /// The second page of a larger block, and the leaf for single pages that has its neighbours.
+    fn inside_a_block(&mut self, root: u64) -> Result<(u64, u64)> {
+        for order in 1..=MAX_ORDER {
+            let Some(leaf) = self.leaf(root, 1 << (SINGLE_BIT - order))? else {
+                continue;
+            };
+            for word in 0..LEAF_BITS / 64 {
+                let bits = self.pointer(leaf, word)?;
+                if bits == 0 {
+                    continue;
+                }
+                let page = (word * 64 + u64::from(bits.trailing_zeros())) << order;
+                if let Some(leaf) = self.leaf(root, 1 << SINGLE_BIT | page)? {
+                    return Ok((page + 1, leaf));
+                }
+            }
+        }
+        bail!("no single page is preserved near a larger block")
+    }
+
     fn damage(&mut self, root: u64, damage: Damage, hole: u64) -> Result<()> {
         let last = POINTERS - 1;
         match damage {
@@ -98,6 +143,12 @@ impl Tree {
                     }
                 }
                 self.set(node, hole >> LEAF_SHIFT, leaf)
+            }
+            Damage::Twice => {
+                let (page, leaf) = self.inside_a_block(root)?;
+                let (word, bit) = (page % LEAF_BITS / 64, page % 64);
+                let bits = self.pointer(leaf, word)?;
+                self.set(leaf, word, bits | 1 << bit)
             }
         }
     }
