@@ -17,6 +17,8 @@ use anyhow::{
 pub(crate) enum Guest {
     /// The one in [`crate::tiny`], which leaves holes in its memory or not.
     Tiny { sparse: bool },
+    /// The one in [`crate::receiver`], which has a network card.
+    Receiver,
     /// A kernel with an initrd.
     Linux {
         kernel: PathBuf,

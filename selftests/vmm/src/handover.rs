@@ -26,6 +26,7 @@ use liveupdate::{
     Token, //
 };
 
+use crate::card::Card;
 use crate::memory::{
     Backend,
     Files,
@@ -125,6 +126,11 @@ impl Outgoing {
         })
     }
 
+    /// Preserves the guest's card. What it writes to comes first.
+    pub(crate) fn card(&self, card: &Card) -> Result<()> {
+        card.preserve(&self.session)
+    }
+
     pub(crate) fn state(&self, state: &File) -> Result<()> {
         self.session
             .preserve(state, STATE)
@@ -170,6 +176,11 @@ impl Incoming {
             memory: memory.into(),
             private,
         })
+    }
+
+    /// The guest's card, which may be behind an IOMMU, and has been writing to this memory.
+    pub(crate) fn card(&self, memory: &Memory, has_iommu: bool) -> Result<Card> {
+        Card::take_over(&self.session, memory, has_iommu)
     }
 
     /// Ends the session; the files belong to this process.

@@ -41,6 +41,7 @@ use crate::handover::{
     Outgoing, //
 };
 use crate::machine::Machine;
+use crate::receiver;
 use crate::state::State;
 use crate::timeline::Timeline;
 
@@ -131,6 +132,7 @@ impl Host {
                 // A conversion in between would be taken for something that the host sees.
                 self.machine.vcpus.stop();
                 self.tell_memory("ends");
+                self.tell_card("ends");
                 Ok(())
             }
             Request::Wait { beats, seconds } => {
@@ -174,6 +176,9 @@ impl Host {
         let saved = (|| {
             // The bulk goes first, while the guest still runs.
             session.memory(&machine.memory)?;
+            if let Some(card) = &machine.card {
+                session.card(card)?;
+            }
             at(Saved::Memory)?;
             thread::sleep(linger);
             let mut timeline = Timeline::default();
@@ -181,6 +186,9 @@ impl Host {
             machine.vcpus.stop();
             timeline.mark();
             at(Saved::Stop)?;
+            if let Some(card) = &machine.card {
+                card.silence()?;
+            }
             let state = machine.save(&mut timeline, check)?;
             session.state(&State::write(&state, self.kept.as_ref())?)?;
             at(Saved::State)?;
@@ -194,6 +202,7 @@ impl Host {
                 if check {
                     self.tell_memory("is suspended");
                 }
+                self.tell_card("is suspended");
                 let waited = machine.shape.waited();
                 if waited > 0 {
                     self.say(&format!(
@@ -246,6 +255,19 @@ impl Host {
             self.machine.hz,
             ticks.join(" ")
         ));
+    }
+
+    /// Tells what came for the guest's card.
+    fn tell_card(&self, when: &str) {
+        let machine = &self.machine;
+        let Some(card) = &machine.card else { return };
+        match receiver::progress(&machine.memory) {
+            Ok((taken, waiting)) => self.say(&format!(
+                "{when} with {taken} frames taken, {waiting} waiting, {} missed",
+                card.missed()
+            )),
+            Err(error) => self.say(&format!("{when}, and what came is not known: {error:#}")),
+        }
     }
 
     /// Tells how much memory there is, which must not fail for that.

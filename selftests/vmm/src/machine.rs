@@ -21,6 +21,7 @@ use crate::arch::{
     self,
     Vm, //
 };
+use crate::card::Card;
 use crate::devices::Devices;
 use crate::guest::Guest;
 use crate::memory::{
@@ -41,7 +42,10 @@ use crate::watch::Watch;
 
 const MAX_VCPUS: usize = 8;
 /// The sums of memory are there.
-const CHECKED: u32 = 1;
+const CHECKED: u32 = 1 << 0;
+/// The guest has a card, and there is an IOMMU for it.
+const CARD: u32 = 1 << 1;
+const IOMMU: u32 = 1 << 2;
 
 /// What a state says of its guest as a whole.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -66,7 +70,7 @@ impl Record {
     pub(crate) fn read(state: &State) -> Result<Self> {
         let record: Self = state.get(Kind::Guest, 0)?;
         ensure!(
-            record.flags & !CHECKED == 0 && record.reserved == 0,
+            record.flags & !(CHECKED | CARD | IOMMU) == 0 && record.reserved == 0,
             "the state has properties that this VMM does not know"
         );
         limits(record.vcpus as usize, record.size)?;
@@ -75,6 +79,14 @@ impl Record {
 
     pub(crate) fn is_checked(&self) -> bool {
         self.flags & CHECKED != 0
+    }
+
+    pub(crate) fn has_card(&self) -> bool {
+        self.flags & CARD != 0
+    }
+
+    pub(crate) fn has_iommu(&self) -> bool {
+        self.flags & IOMMU != 0
     }
 }
 
@@ -108,6 +120,7 @@ pub(crate) struct Machine {
     pub(crate) vcpus: Vcpus,
     vm: Vm,
     devices: Arc<Devices>,
+    pub(crate) card: Option<Card>,
     pub(crate) memory: Memory,
     pub(crate) shape: Arc<Shape>,
     pub(crate) watch: Arc<Watch>,
@@ -126,6 +139,11 @@ impl Machine {
         vcpus: usize,
     ) -> Result<Self> {
         limits(vcpus, size)?;
+        let receives = matches!(guest, Guest::Receiver);
+        ensure!(
+            !receives || !backend.is_guest_memfd(),
+            "guest_memfd memory cannot be held for a card"
+        );
         ensure!(
             !backend.is_private() || matches!(guest, Guest::Tiny { .. }),
             "only the tiny guest knows of private memory"
@@ -137,6 +155,10 @@ impl Machine {
         let shape = Arc::new(Shape::new(&vm.fd, &memory, tiny::DATA / PAGE)?);
         let fds = arch::create_vcpus(&kvm, &vm, vcpus)?;
         arch::boot(guest, &memory, &fds)?;
+        let card = receives.then(|| Card::new(&memory)).transpose()?;
+        if let Some(card) = &card {
+            card.attach(&vm.fd)?;
+        }
         let watch = Arc::new(Watch::default());
         let devices = Arc::new(Devices::new(&vm, name, &watch)?);
         let hz = fds.first().map_or(Ok(0), arch::hz)?;
@@ -144,6 +166,7 @@ impl Machine {
             vcpus: Vcpus::new(fds, &devices, &shape, &watch)?,
             vm,
             devices,
+            card,
             memory,
             shape,
             watch,
@@ -157,6 +180,7 @@ impl Machine {
         name: &str,
         state: &State,
         mut memory: Memory,
+        card: Option<Card>,
         wrong: Option<Wrong>,
     ) -> Result<Self> {
         let record = Record::read(state)?;
@@ -165,6 +189,9 @@ impl Machine {
         let vm = arch::create_vm(&kvm, private)?;
         memory.link(&vm.fd)?;
         memory.attach(&vm.fd)?;
+        if let Some(card) = &card {
+            card.attach(&vm.fd)?;
+        }
         let forget = wrong == Some(Wrong::Attributes);
         let shape = Arc::new(Shape::restore(&vm.fd, &memory, state, forget)?);
         let fds = arch::create_vcpus(&kvm, &vm, record.vcpus as usize)?;
@@ -182,6 +209,7 @@ impl Machine {
             vcpus: Vcpus::new(fds, &devices, &shape, &watch)?,
             vm,
             devices,
+            card,
             memory,
             shape,
             watch,
@@ -211,10 +239,21 @@ impl Machine {
             flags: 0,
             reserved: 0,
         };
+        if let Some(card) = &self.card {
+            record.flags |= CARD;
+            if card.has_iommu() {
+                record.flags |= IOMMU;
+            }
+        }
         if check {
+            // A card writes to it all the time.
+            ensure!(
+                self.card.is_none(),
+                "the memory of a guest with a card has no checksum that lasts"
+            );
             record.checksum = self.memory.checksum()?;
             record.pages = self.memory.pages()?;
-            record.flags = CHECKED;
+            record.flags |= CHECKED;
         }
         writer.put(Kind::Guest, 0, &record)?;
         timeline.mark();
@@ -246,7 +285,7 @@ mod tests {
             reserved: 0,
         };
         assert!(read(good).is_ok());
-        assert!(read(Record { flags: 2, ..good }).is_err());
+        assert!(read(Record { flags: 8, ..good }).is_err());
         assert!(read(Record {
             reserved: 1,
             ..good

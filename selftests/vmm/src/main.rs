@@ -7,6 +7,7 @@
 //! `vmm resume` takes the guest over. If there is no kexec, `vmm continue` lets it run on.
 
 mod arch;
+mod card;
 mod control;
 mod devices;
 mod guest;
@@ -15,6 +16,7 @@ mod host;
 mod keeper;
 mod machine;
 mod memory;
+mod receiver;
 mod state;
 mod timeline;
 mod tiny;
@@ -75,6 +77,9 @@ enum Action {
         /// Number of its vCPUs.
         #[arg(long, default_value_t = 1)]
         cpus: usize,
+        /// Give it the igb that vfio-pci has, and run a guest that takes numbered frames from it.
+        #[arg(long, conflicts_with_all = ["kernel", "sparse"])]
+        igb: bool,
         /// A Linux kernel to boot; without it, a tiny counting guest runs.
         #[arg(long)]
         kernel: Option<PathBuf>,
@@ -120,7 +125,7 @@ enum Action {
         /// Do not compare checksums.
         #[arg(long)]
         skip_check: bool,
-        /// For tests: change one byte of memory first.
+        /// For tests: change one byte of memory first, or of a frame that waits for the guest.
         #[arg(long)]
         damage: bool,
         /// For tests: change one bit of the state first.
@@ -155,6 +160,7 @@ fn perform(cli: Cli) -> Result<()> {
             mib,
             sparse,
             cpus,
+            igb,
             kernel,
             init,
             append,
@@ -162,6 +168,7 @@ fn perform(cli: Cli) -> Result<()> {
             let listener = control::listen(&name)?;
             let size = mib.checked_mul(1 << 20).context("too much memory")?;
             let guest = match kernel {
+                None if igb => Guest::Receiver,
                 None => Guest::Tiny { sparse },
                 Some(kernel) => Guest::Linux {
                     kernel,

@@ -28,8 +28,9 @@ std::arch::global_asm!(include_str!("tiny_aarch64.s"));
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(include_str!("tiny_x86_64.s"));
 
-const LEDGER: u64 = 0x1_0000;
-const CODE: u64 = 0x1_1000;
+/// From where memory begins: where a guest finds what it has to know, and its instructions.
+pub(crate) const LEDGER: u64 = 0x1_0000;
+pub(crate) const CODE: u64 = 0x1_1000;
 /// Where its data begins; below, everything is shared with the host.
 pub(crate) const DATA: u64 = 0x20_0000;
 /// Of so many pages it uses one, if there are to be holes.
@@ -45,6 +46,8 @@ pub(crate) fn fault(number: u64) -> String {
         4 => "a conversion was refused",
         5 => "a converted page is not empty",
         6 => "its clock went back",
+        7 => "a frame has changed",
+        8 => "a frame is missing, or came twice",
         _ => "of an unknown kind",
     };
     format!("the guest found an error of kind {number}: {what}")

@@ -257,7 +257,18 @@ pub struct Registers {
     len: usize,
 }
 
+// SAFETY: The mapping belongs to the process, and whoever writes to registers at the same time as others tells
+// the device so, and nobody else.
+unsafe impl Send for Registers {}
+// SAFETY: As above.
+unsafe impl Sync for Registers {}
+
 impl Registers {
+    /// Where they are in this process, and the length.
+    pub fn place(&self) -> (u64, u64) {
+        (self.base as u64, self.len as u64)
+    }
+
     fn at(&self, offset: usize) -> *mut u32 {
         assert!(offset.is_multiple_of(4) && offset + 4 <= self.len);
         self.base.wrapping_add(offset).cast()

@@ -230,8 +230,13 @@ impl Ring {
     }
 }
 
-/// Starts to receive into a ring at a physical address.
+/// Starts to receive into a ring of [`SLOTS`] descriptors at a physical address.
 pub fn start(registers: &Registers, ring: u64) -> Check {
+    start_with(registers, ring, SLOTS as u32)
+}
+
+/// Starts to receive into a ring of so many descriptors, a multiple of eight.
+pub fn start_with(registers: &Registers, ring: u64, slots: u32) -> Check {
     registers.write(IMC, !0);
     registers.write(EIMC, !0);
     registers.write(CTRL, registers.read(CTRL) | CTRL_SET_LINK_UP);
@@ -245,11 +250,11 @@ pub fn start(registers: &Registers, ring: u64) -> Check {
     }
     registers.write(RDBAL, ring as u32);
     registers.write(RDBAH, (ring >> 32) as u32);
-    registers.write(RDLEN, (SLOTS * descriptor::LEN) as u32);
+    registers.write(RDLEN, slots * descriptor::LEN as u32);
     registers.write(SRRCTL, SRRCTL_ONE_BUFFER);
     registers.write(RDH, 0);
     registers.write(RXDCTL, registers.read(RXDCTL) | RXDCTL_ENABLE);
-    registers.write(RDT, SLOTS as u32 - 1);
+    registers.write(RDT, slots - 1);
     registers.write(RCTL, RCTL_ALL);
     Ok(())
 }

@@ -23,7 +23,7 @@ use std::{
         BorrowedFd,
         OwnedFd, //
     },
-    rc::Rc, //
+    sync::Arc, //
 };
 
 /// The numbers of iommufd go on after those of VFIO.
@@ -124,7 +124,7 @@ pub enum Access {
 /// An address space.
 #[derive(Clone, Debug)]
 pub struct Space {
-    iommufd: Rc<OwnedFd>,
+    iommufd: Arc<OwnedFd>,
     id: u32,
 }
 
@@ -133,7 +133,7 @@ impl Space {
     pub fn new() -> Result<Self> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         let iommufd = open("/dev/iommu", flags, Mode::empty()).context("/dev/iommu")?;
-        Self::on(Rc::new(iommufd))
+        Self::on(Arc::new(iommufd))
     }
 
     /// Another one in the same iommufd.
@@ -141,7 +141,7 @@ impl Space {
         Self::on(self.iommufd.clone())
     }
 
-    fn on(iommufd: Rc<OwnedFd>) -> Result<Self> {
+    fn on(iommufd: Arc<OwnedFd>) -> Result<Self> {
         let mut alloc = IoasAlloc {
             size: size_of::<IoasAlloc>() as u32,
             ..IoasAlloc::default()

@@ -35,6 +35,7 @@ use crate::memory::{
     Backend,
     Memory, //
 };
+use crate::receiver;
 use crate::state::{
     Kind,
     State, //
@@ -107,11 +108,22 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
         None => keeper::memory(name, backend.is_private())?,
     };
     let memory = Memory::adopt(backend, files, record.size)?;
+    ensure!(
+        !record.has_card() || !how.keep && !how.kept,
+        "a card cannot be kept for another VMM"
+    );
+    let card = match &incoming {
+        Some(incoming) if record.has_card() => Some(incoming.card(&memory, record.has_iommu())?),
+        _ => None,
+    };
     let retrieved = arch::counter();
     died(Step::Retrieve);
 
     if how.damage {
-        memory.damage()?;
+        match &card {
+            Some(_) => receiver::damage(&memory)?,
+            None => memory.damage()?,
+        }
     }
     if record.is_checked() && !how.skip_check {
         compare(name, &memory, &record)?;
@@ -119,7 +131,7 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
     let checked = arch::counter();
     died(Step::Check);
 
-    let machine = Machine::restore(name, &state, memory, how.wrong)?;
+    let machine = Machine::restore(name, &state, memory, card, how.wrong)?;
     let restored = arch::counter();
     died(Step::Restore);
 
@@ -137,6 +149,7 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
     State::claim(&state_file)?;
     let mut host = Host::new(name, machine);
     host.machine.shape.thaw()?;
+    host.tell_card("goes on");
     host.machine.vcpus.start();
     // The guest runs, and nobody can resume it again: whatever fails now must not end it.
     if let Some(Err(error)) = incoming.map(Incoming::finish) {

@@ -56,6 +56,11 @@ impl Backend {
         }
     }
 
+    /// Whether the host's pages are guest_memfd's.
+    pub(crate) fn is_guest_memfd(self) -> bool {
+        self == Self::GuestMemfd
+    }
+
     /// Whether there is memory that the host cannot see.
     pub(crate) fn is_private(self) -> bool {
         self == Self::SwProtected

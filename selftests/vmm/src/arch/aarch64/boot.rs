@@ -24,6 +24,7 @@ use super::{
 };
 use crate::guest::Guest;
 use crate::memory::Memory;
+use crate::receiver;
 use crate::tiny;
 
 /// KVM's numbers of x0, the program counter and PSTATE.
@@ -40,6 +41,7 @@ pub(crate) fn boot(guest: &Guest, memory: &Memory, vcpus: &[VcpuFd]) -> Result<(
     let first = vcpus.first().context("a guest has a vCPU")?;
     let (entry, argument) = match guest {
         Guest::Tiny { sparse } => (tiny::load(memory, *sparse)?, tiny::ledger()),
+        Guest::Receiver => (receiver::load(memory)?, tiny::ledger()),
         Guest::Linux {
             kernel,
             initrd,

@@ -34,6 +34,9 @@ pub(crate) const RAM_MAX: u64 = 8 << 30;
 pub(crate) const BEAT: u64 = 0x0901_0000;
 pub(crate) const FAULT: u64 = 0x0901_0008;
 
+/// Where a guest finds the registers of its network card.
+pub(crate) const CARD: u64 = 0x1000_0000;
+
 /// A guest converts memory: there are no VMs here that could.
 pub(crate) const MAP_GPA_RANGE: u64 = u64::MAX;
 pub(crate) const MAP_PRIVATE: u64 = 1 << 4;

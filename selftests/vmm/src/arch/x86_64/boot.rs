@@ -33,6 +33,7 @@ use vm_memory::{
 use super::mptable;
 use crate::guest::Guest;
 use crate::memory::Memory;
+use crate::receiver;
 use crate::tiny;
 
 const GDT: u64 = 0x500;
@@ -117,18 +118,24 @@ fn start_at(vcpu: &VcpuFd, regs: &kvm_regs) -> Result<()> {
     Ok(())
 }
 
+/// The registers of a guest of a few instructions.
+fn small(entry: u64) -> kvm_regs {
+    kvm_regs {
+        rip: entry,
+        rdi: tiny::ledger(),
+        rsp: STACK,
+        rflags: 2,
+        ..Default::default()
+    }
+}
+
 /// Prepares memory and the first vCPU; the others wait to be started by the guest.
 pub(crate) fn boot(guest: &Guest, memory: &Memory, vcpus: &[VcpuFd]) -> Result<()> {
     let first = vcpus.first().context("a guest has a vCPU")?;
     tables(memory.map())?;
     let regs = match guest {
-        Guest::Tiny { sparse } => kvm_regs {
-            rip: tiny::load(memory, *sparse)?,
-            rdi: tiny::ledger(),
-            rsp: STACK,
-            rflags: 2,
-            ..Default::default()
-        },
+        Guest::Tiny { sparse } => small(tiny::load(memory, *sparse)?),
+        Guest::Receiver => small(receiver::load(memory)?),
         Guest::Linux {
             kernel,
             initrd,

@@ -33,6 +33,9 @@ pub(crate) const RAM_MAX: u64 = 3 << 30;
 pub(crate) const BEAT: u64 = 0x510;
 pub(crate) const FAULT: u64 = 0x514;
 
+/// Where a guest finds the registers of its network card.
+pub(crate) const CARD: u64 = 0xd000_0000;
+
 /// `KVM_HC_MAP_GPA_RANGE`: a guest converts memory. Of its flags, that it is to be private.
 pub(crate) const MAP_GPA_RANGE: u64 = 12;
 pub(crate) const MAP_PRIVATE: u64 = 1 << 4;
