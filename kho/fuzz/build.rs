@@ -19,8 +19,8 @@ const BUGS: [(&str, &str, &str, &str); 9] = [
     (
         "guest_memfd",
         "abi/extents/check.rs",
-        "record.class() != Some(self.class)",
-        "record.class().is_none()",
+        "record.pfn ^ self.class",
+        "(record.pfn ^ self.class) & ((1 << ExtentSer::CLASS_SHIFT) - 1)",
     ),
     (
         "hugetlb",
@@ -32,7 +32,7 @@ const BUGS: [(&str, &str, &str, &str); 9] = [
         "memfd_header",
         "abi/memfd.rs",
         "raw.nr_folios > pages",
-        "raw.nr_folios as u32 as u64 > pages",
+        "raw.nr_folios / 2 > pages",
     ),
     (
         "memfd_folios",
