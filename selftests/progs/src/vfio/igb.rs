@@ -105,16 +105,19 @@ impl Ring {
     /// Has all descriptors point to their buffers. Returns where the ring is in physical memory.
     pub fn fill(&self) -> Result<u64> {
         let pfns = self.map.pfns()?;
-        let at = |offset: u64| pfns[(offset / page()) as usize] * page() + offset % page();
-        let ring = at(0);
-        for offset in (0..SLOTS * descriptor::LEN).step_by(page() as usize) {
-            ensure!(
-                at(offset) == ring + offset,
-                "the ring is in pieces: no huge page"
-            );
-        }
-        self.fill_with(at);
-        Ok(ring)
+        self.fill_with(|offset| pfns[(offset / page()) as usize] * page() + offset % page());
+        self.place()
+    }
+
+    /// Where the ring is in physical memory.
+    pub fn place(&self) -> Result<u64> {
+        let pfns = self.map.pfns_of(0..(SLOTS * descriptor::LEN).div_ceil(page()))?;
+        let start = pfns.first().copied().unwrap_or_default();
+        ensure!(
+            (start..).zip(&pfns).all(|(expected, pfn)| expected == *pfn),
+            "the ring is in pieces: no huge page"
+        );
+        Ok(start * page())
     }
 
     /// Has all descriptors point to their buffers, where the file is mapped for the device from `base` on.

@@ -20,12 +20,23 @@ use super::{
     Proofs,
     HOST, //
 };
-use crate::arch::Build;
+use crate::arch::{
+    Arch,
+    Build, //
+};
 use crate::check;
 
-/// The test, and the one in which the card is not preserved.
-const TEST: &str = "vfio.receive";
-const SABOTAGE: &str = "vfio.stopped";
+/// The test, and the one in which the card is not preserved: behind an IOMMU, and without one.
+const TRANSLATED: [&str; 2] = ["iommu.rx", "iommu.stopped"];
+const DIRECT: [&str; 2] = ["vfio.receive", "vfio.stopped"];
+
+/// What the first of them says of the IOMMU, when the card has been found and when it is in use again.
+const TRANSLATION: [&str; 4] = [
+    ".boot.stays-on",
+    ".boot.no-faults",
+    ".replaced.stays-on",
+    ".replaced.no-faults",
+];
 
 /// How many frames the program waits for, in each kernel.
 const FRAMES: u64 = 100;
@@ -96,6 +107,8 @@ struct Seen {
     enough: bool,
     whole: bool,
     untouched: bool,
+    /// How much of [`TRANSLATION`] was said, where there is an IOMMU.
+    translation: Option<usize>,
 }
 
 impl Seen {
@@ -149,6 +162,9 @@ impl Seen {
             self.enough |= line.ends_with(".meanwhile");
             self.whole |= line.ends_with(".all");
             self.untouched |= line.ends_with(".igb.trace");
+            if let Some(said) = &mut self.translation {
+                *said += TRANSLATION.iter().filter(|end| line.ends_with(*end)).count();
+            }
         }
         None
     }
@@ -174,7 +190,7 @@ impl Seen {
         });
         let (grown, looks) = (grown.count(), self.dark.len().saturating_sub(1));
         let (sent, lost) = self.lost();
-        vec![
+        let mut proofs = vec![
             (
                 old.1 != new.1 && !new.1.is_empty(),
                 format!("the host booted anew: {} -> {}", old.1, new.1),
@@ -207,7 +223,14 @@ impl Seen {
                 self.sent.is_some() && lost == 0,
                 format!("of {sent} frames that were sent, {lost} are lost"),
             ),
-        ]
+        ];
+        proofs.extend(self.translation.map(|said| {
+            (
+                said == TRANSLATION.len(),
+                "the IOMMU translated for the card all the time, and refused nothing".into(),
+            )
+        }));
+        proofs
     }
 
     /// The whole thing at a glance.
@@ -256,7 +279,13 @@ impl Seen {
 pub(super) fn main(old: Build, sabotage: bool) -> Result<ExitCode> {
     println!("A host (a virtual machine itself) has a network card that receives frames into preserved memory, and");
     println!("is live-updated. How many frames are in its memory is seen from outside, whatever runs there.");
-    let mut test = check::declared(if sabotage { SABOTAGE } else { TEST })?;
+    // Only VT-d can be handed over.
+    let has_iommu = old.arch == Arch::X86_64;
+    if has_iommu {
+        println!("An IOMMU translates what the card asks for.");
+    }
+    let [good, bad] = if has_iommu { TRANSLATED } else { DIRECT };
+    let mut test = check::declared(if sabotage { bad } else { good })?;
     let host = test.args.iter().position(|arg| arg == "--host");
     let host = host.and_then(|at| test.args.get_mut(at + 1));
     host.context("the test has no sender")?
@@ -268,7 +297,10 @@ pub(super) fn main(old: Build, sabotage: bool) -> Result<ExitCode> {
     last.kernel = Some("other".into());
     let mut run = check::command(&test, old)?;
 
-    let mut seen = Seen::default();
+    let mut seen = Seen {
+        translation: has_iommu.then_some(0),
+        ..Seen::default()
+    };
     let well = watch(&mut run, |line, passed| seen.line(line, passed))?;
     let good = show(&seen.proofs()) && well;
     seen.picture();
@@ -331,6 +363,20 @@ mod tests {
             lines[at] = bad;
             assert!(!all_good(&lines), "with {bad}");
         }
+    }
+
+    #[test]
+    fn a_moment_without_translation_is_noticed() {
+        let mut seen = seen(&CONSOLE);
+        seen.translation = Some(0);
+        let good = |seen: &Seen| seen.proofs().iter().all(|proof| proof.0);
+        for end in &TRANSLATION[1..] {
+            seen.line(&format!("ok 3 memfd.iommu.rx{end}"), 1.0);
+        }
+        seen.line(&format!("not ok 2 memfd.iommu.rx{}", TRANSLATION[0]), 1.0);
+        assert!(!good(&seen));
+        seen.line(&format!("ok 2 memfd.iommu.rx{}", TRANSLATION[0]), 1.0);
+        assert!(good(&seen));
     }
 
     #[test]

@@ -114,7 +114,10 @@ pub(super) fn start_at(
     start: u64,
 ) -> Result<Running> {
     let registers = begin(old, &device, start)?;
-    fs::write(RING, start.to_string())?;
+    // Behind an IOMMU it may be in pieces, and then nobody can look.
+    if let Ok(place) = ring.place() {
+        fs::write(RING, place.to_string())?;
+    }
     fs::write(GO, "")?;
     let frames = old.common.options.frames;
     old.common.check("receives", ring.wait(frames, PATIENCE));
