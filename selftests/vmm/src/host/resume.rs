@@ -112,17 +112,13 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
         !record.has_card() || !how.keep && !how.kept,
         "a card cannot be kept for another VMM"
     );
-    let card = match &incoming {
-        Some(incoming) if record.has_card() => Some(incoming.card(&memory, record.has_iommu())?),
-        _ => None,
-    };
     let retrieved = arch::counter();
     died(Step::Retrieve);
 
     if how.damage {
-        match &card {
-            Some(_) => receiver::damage(&memory)?,
-            None => memory.damage()?,
+        match record.has_card() {
+            true => receiver::damage(&memory)?,
+            false => memory.damage()?,
         }
     }
     if record.is_checked() && !how.skip_check {
@@ -131,6 +127,11 @@ pub(crate) fn resume(name: &str, listener: &UnixListener, how: &Resume<'_>) -> R
     let checked = arch::counter();
     died(Step::Check);
 
+    // From here on it is lost with this process: nobody else may have a card that is bound.
+    let card = match &incoming {
+        Some(incoming) if record.has_card() => Some(incoming.card(&memory, record.has_iommu())?),
+        _ => None,
+    };
     let machine = Machine::restore(name, &state, memory, card, how.wrong)?;
     let restored = arch::counter();
     died(Step::Restore);
