@@ -111,7 +111,9 @@ impl Ring {
 
     /// Where the ring is in physical memory.
     pub fn place(&self) -> Result<u64> {
-        let pfns = self.map.pfns_of(0..(SLOTS * descriptor::LEN).div_ceil(page()))?;
+        let pfns = self
+            .map
+            .pfns_of(0..(SLOTS * descriptor::LEN).div_ceil(page()))?;
         let start = pfns.first().copied().unwrap_or_default();
         ensure!(
             (start..).zip(&pfns).all(|(expected, pfn)| expected == *pfn),

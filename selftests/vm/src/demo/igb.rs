@@ -163,7 +163,10 @@ impl Seen {
             self.whole |= line.ends_with(".all");
             self.untouched |= line.ends_with(".igb.trace");
             if let Some(said) = &mut self.translation {
-                *said += TRANSLATION.iter().filter(|end| line.ends_with(*end)).count();
+                *said += TRANSLATION
+                    .iter()
+                    .filter(|end| line.ends_with(*end))
+                    .count();
             }
         }
         None
