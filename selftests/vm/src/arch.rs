@@ -69,6 +69,8 @@ pub enum Variant {
     Other,
     /// Plain, but the page structures of most memory are initialised by threads, late in boot.
     Deferred,
+    /// Plain, but with lockdown and signed modules.
+    Locked,
     /// Plain, but without the project's patches, and so without modules. Mainline's memfd handler is a part of
     /// the kernel. What others are compared with.
     Vanilla,
@@ -115,6 +117,7 @@ impl Build {
             Variant::Debug => format!("{}-debug", self.arch),
             Variant::Other => format!("{}-other", self.arch),
             Variant::Deferred => format!("{}-deferred", self.arch),
+            Variant::Locked => format!("{}-locked", self.arch),
             Variant::Vanilla => format!("{}-vanilla", self.arch),
             Variant::VanillaDeferred => format!("{}-vanilla-deferred", self.arch),
         }

@@ -120,6 +120,7 @@ pub(crate) fn command(test: &Declared, build: Build) -> Result<Command> {
     match build.variant {
         Variant::Debug => drop(run.args(["--variant", "debug"])),
         Variant::Deferred => drop(run.args(["--variant", "deferred"])),
+        Variant::Locked => drop(run.args(["--variant", "locked"])),
         _ => {}
     }
     if let Some(cpus) = test.cpus(build.variant) {

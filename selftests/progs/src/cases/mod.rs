@@ -28,6 +28,7 @@ mod huge;
 mod hugetlb;
 mod large;
 mod limits;
+mod lockdown;
 mod module;
 mod seals;
 mod security;
@@ -113,6 +114,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         freeze::CASES,
         finish::CASES,
         limits::CASES,
+        lockdown::CASES,
         security::CASES,
         module::CASES,
         skew::CASES,

@@ -53,6 +53,7 @@ const KERNEL: &[Entry] = &[
     optional("tmpfs", "/dev/shm", "mode=1777"),
     optional("tmpfs", "/tmp", "mode=1777"),
     optional("tmpfs", "/run", "mode=755"),
+    optional("securityfs", "/sys/kernel/security", ""),
     optional("debugfs", "/sys/kernel/debug", ""),
     optional("tracefs", "/sys/kernel/tracing", ""),
     optional("cgroup2", "/sys/fs/cgroup", ""),

@@ -68,7 +68,9 @@ pub(super) fn build_from(build: Build, modules: &Path, work: &Path, out: &Path) 
         &mut kbuild(&kdir, &source, build.arch, modules, work),
         &log,
     )?;
-    publish(work, out)
+    publish(work, out)?;
+    let config = fs::read_to_string(kdir.join(".config"))?;
+    sign(&kdir, &source, &config, out)
 }
 
 /// Copies the modules from where they were built, with `modules.order` in load order.

@@ -104,6 +104,7 @@ impl Declared {
         let (variant, by_default) = match variant {
             Variant::Debug => ("debug", true),
             Variant::Deferred => ("deferred", false),
+            Variant::Locked => ("locked", false),
             Variant::Vanilla => ("vanilla", false),
             Variant::VanillaDeferred => ("vanilla-deferred", false),
             Variant::Plain | Variant::Other => ("plain", true),

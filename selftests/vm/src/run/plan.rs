@@ -122,6 +122,7 @@ fn no_kernel(path: &Path, stage: &Stage, build: Build) -> Error {
         Variant::Debug => " VARIANT=debug",
         Variant::Other => " VARIANT=other",
         Variant::Deferred => " VARIANT=deferred",
+        Variant::Locked => " VARIANT=locked",
         Variant::Vanilla => " VARIANT=vanilla",
         Variant::VanillaDeferred => " VARIANT=vanilla-deferred",
     };
