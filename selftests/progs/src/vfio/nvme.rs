@@ -11,6 +11,7 @@ use super::{
     Registers, //
 };
 use crate::{
+    clock,
     expect::{
         is,
         Check, //
@@ -183,19 +184,16 @@ impl Queues {
         }
     }
 
-    /// Waits until at least `count` requests are completed.
+    /// Waits until at least `count` requests are completed, for as long as the host takes for `patience`.
     pub fn wait(&self, count: u64, patience: Duration) -> Check {
-        let start = Instant::now();
-        while self.completed() < count {
-            if start.elapsed() > patience {
-                let completed = self.completed();
-                return Err(format!(
-                    "{completed} completions after {patience:?}, not {count}"
-                ));
-            }
-            thread::sleep(Duration::from_millis(20));
+        let all = clock::wait(patience, || self.completed() >= count);
+        if all.map_err(|error| format!("the host does not tell the time: {error}"))? {
+            return Ok(());
         }
-        Ok(())
+        let completed = self.completed();
+        Err(format!(
+            "{completed} completions after {patience:?}, not {count}"
+        ))
     }
 
     /// Each of the first `count` requests was completed once, and nothing else was.

@@ -74,6 +74,8 @@ const RING: &str = "/state/ring";
 
 /// For how many frames the device is left alone.
 const ALONE: u64 = 20;
+/// If so many are sent to a device that runs, one comes.
+const SOME: u64 = 10;
 
 /// A receiver that runs.
 pub(super) struct Running {
@@ -171,9 +173,7 @@ pub(super) fn look_at(new: &mut New<'_>, memory: OwnedFd) -> Result<(OwnedFd, Ri
     let noted_due: u64 = noted(new, NAME, "due")?.parse()?;
     // Some came between the old kernel's last look and its end. Without those, too, it has to be enough.
     let (first, first_due) = (ring.received(), due()?);
-    while due()? < first_due + ALONE {
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_due(first_due + ALONE)?;
     let (meanwhile, now) = (ring.received(), due()?);
     println!("# frames: before={before} meanwhile={meanwhile}");
     let all = enough(
@@ -197,6 +197,20 @@ fn enough(count: u64, due: u64, since: &str) -> Check {
 fn due() -> Result<u64> {
     let text = fs::read_to_string(DUE).context("the sender does not say what is due")?;
     Ok(text.trim().parse()?)
+}
+
+fn wait_due(count: u64) -> Result<()> {
+    while due()? < count {
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Frames are sent, and none comes.
+pub(super) fn silent(ring: &Ring) -> Result<Check> {
+    let received = ring.received();
+    wait_due(due()? + SOME)?;
+    Ok(same(ring.received(), received))
 }
 
 /// Retrieves the memory, and looks.

@@ -4,6 +4,7 @@
 
 use super::receive::{
     look,
+    silent,
     DEVICE,
     MEMORY, //
 };
@@ -11,7 +12,6 @@ use crate::{
     expect::{
         is,
         refused,
-        same,
         works, //
     },
     memory::Map,
@@ -28,10 +28,6 @@ use crate::{
 use anyhow::Result;
 use liveupdate::Token;
 use rustix::io::Errno;
-use std::{
-    thread,
-    time::Duration, //
-};
 
 /// The device may use memory.
 pub(super) fn check_running(new: &mut New<'_>) -> Result<()> {
@@ -46,9 +42,7 @@ pub(super) fn check_stopped(new: &mut New<'_>, ring: &Ring) -> Result<()> {
     let master = place.is_master()?;
     new.common
         .check("no-master", is(!master, "it may still use memory"));
-    let count = ring.received();
-    thread::sleep(Duration::from_millis(500));
-    new.common.check("silent", same(ring.received(), count));
+    new.common.check("silent", silent(ring)?);
     let device = place.open().map_err(Into::into).and_then(Device::bind);
     new.common.check("opened-again", works(device));
     Ok(())
@@ -75,10 +69,7 @@ pub(super) fn removed_new(new: &mut New<'_>) -> Result<()> {
     let (_memory, ring) = look(new)?;
     check_running(new)?;
     PciDevice::find(igb::MODEL)?.remove()?;
-    let count = ring.received();
-    thread::sleep(Duration::from_millis(500));
-    new.common
-        .check("silent-at-once", same(ring.received(), count));
+    new.common.check("silent-at-once", silent(&ring)?);
     let answer = new.session()?.retrieve(Token(DEVICE));
     new.common.check("lost", refused(answer, &[Errno::NODEV]));
     PciDevice::rescan()?;
