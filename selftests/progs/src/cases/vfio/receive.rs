@@ -234,9 +234,14 @@ pub(super) fn driver_new(new: &mut New<'_>) -> Result<()> {
 }
 
 pub(super) fn new(new: &mut New<'_>) -> Result<()> {
+    new_with(new, &[])
+}
+
+/// The same if there are other files in the session, which are handed on with it.
+pub(super) fn new_with(new: &mut New<'_>, others: &[(BorrowedFd<'_>, u64)]) -> Result<()> {
     let (memory, ring) = look(new)?;
     let fd = take(new)?;
-    go_on(new, &memory, &ring, &Device::bind(fd)?, None)
+    go_on(new, &memory, &ring, &Device::bind(fd)?, others)
 }
 
 /// Retrieves the device, which nobody else could have.
@@ -249,14 +254,14 @@ pub(super) fn take(new: &mut New<'_>) -> Result<OwnedFd> {
     new.retrieve(DEVICE)
 }
 
-/// The device, which can be used again, is as it was, and goes on. What comes with `before`, if anything, has to be
-/// preserved before it.
+/// The device, which can be used again, is as it was, and goes on. What there is in `before` has to be preserved before
+/// it.
 pub(super) fn go_on(
     new: &mut New<'_>,
     memory: &OwnedFd,
     ring: &Ring,
     device: &Device,
-    before: Option<(BorrowedFd<'_>, u64)>,
+    before: &[(BorrowedFd<'_>, u64)],
 ) -> Result<()> {
     let registers = device.map(0)?;
     check_same(new, NAME, device, &igb::settings(&registers))?;
