@@ -8,6 +8,7 @@
 mod agent;
 mod interrupts;
 mod iommu;
+mod late;
 mod nvme;
 mod progress;
 mod receive;
@@ -94,6 +95,20 @@ pub(super) const CASES: &[Case] = &[
         "An igb that is removed through sysfs before it is retrieved is stopped",
         receive::old,
         stopped::removed_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.late",
+        "If the handler of an igb comes while its session is finished, that is refused once, and then stops it",
+        late::old,
+        late::new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.late-closed",
+        "If the session is closed instead, all of it is kept, and the igb goes on",
+        late::old,
+        late::closed_new,
     )
     .on_request(),
     Case::update(
