@@ -40,11 +40,22 @@ pub struct Sockets {
 }
 
 impl Sockets {
+    pub(crate) fn connect(&self) -> Result<(Qmp, Memory)> {
+        Ok((Qmp::connect(&self.qmp)?, Memory::connect(&self.qtest)?))
+    }
+
+    /// Waits for the old kernel's last words.
+    pub(crate) fn wait(&self) {
+        let said = || fs::read_to_string(&self.log).unwrap_or_default();
+        while !said().contains(JUMP) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for the old kernel's end, and stops the machine there.
     pub(crate) fn stop(&self) -> Result<(Qmp, Memory)> {
-        let mut qmp = Qmp::connect(&self.qmp)?;
-        let memory = Memory::connect(&self.qtest)?;
-        wait(&self.log);
+        let (mut qmp, memory) = self.connect()?;
+        self.wait();
         qmp.execute("stop", json!({}))?;
         Ok((qmp, memory))
     }
@@ -71,13 +82,6 @@ pub(crate) fn function(text: &str) -> Result<u64, String> {
         _ => Err(format!("{digits:?} is no number, or too much")),
     };
     Ok(number(bus, 256)? << 20 | number(device, 32)? << 15 | number(function, 8)? << 12)
-}
-
-/// Waits for the old kernel's last words.
-pub(crate) fn wait(log: &Path) {
-    while !fs::read_to_string(log).unwrap_or_default().contains(JUMP) {
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// All that a machine has at physical addresses, through QEMU's socket for tests.

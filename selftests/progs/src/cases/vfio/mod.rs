@@ -98,6 +98,20 @@ pub(super) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
+        "vfio.stays",
+        "An igb that is not removed goes on: the case in which it is would notice",
+        receive::old,
+        stopped::stays_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.removed-on",
+        "An igb that is removed and goes on all the same: the case in which it is stopped would notice",
+        receive::old,
+        stopped::removed_on_new,
+    )
+    .on_request(),
+    Case::update(
         "vfio.late",
         "If the handler of an igb comes while its session is finished, that is refused once, and then stops it",
         late::old,

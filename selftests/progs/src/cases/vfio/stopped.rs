@@ -2,13 +2,17 @@
 
 //! Devices that nobody takes over are stopped before memory is freed.
 
-use super::receive::{
-    look,
-    silent,
-    DEVICE,
-    MEMORY, //
+use super::{
+    receive::{
+        look,
+        silent,
+        DEVICE,
+        MEMORY, //
+    },
+    PATIENCE, //
 };
 use crate::{
+    clock,
     expect::{
         is,
         refused,
@@ -25,9 +29,16 @@ use crate::{
         PciDevice, //
     }, //
 };
-use anyhow::Result;
+use anyhow::{
+    ensure,
+    Result, //
+};
 use liveupdate::Token;
 use rustix::io::Errno;
+use std::{
+    fs,
+    path::Path, //
+};
 
 /// The device may use memory.
 pub(super) fn check_running(new: &mut New<'_>) -> Result<()> {
@@ -66,9 +77,32 @@ pub(super) fn unbound_new(new: &mut New<'_>) -> Result<()> {
 
 /// The device is stopped with its removal, and not only when it is found again.
 pub(super) fn removed_new(new: &mut New<'_>) -> Result<()> {
+    removed(new, PciDevice::remove)
+}
+
+/// What is there until somebody outside has undone that the device was stopped.
+const UNDO: &str = "/state/removed";
+
+/// Its removal does not stop it for good.
+pub(super) fn removed_on_new(new: &mut New<'_>) -> Result<()> {
+    removed(new, |device| {
+        device.remove()?;
+        fs::write(UNDO, "")?;
+        let undone = clock::wait(PATIENCE, || !Path::new(UNDO).exists())?;
+        ensure!(undone, "nobody lets the device use memory");
+        Ok(())
+    })
+}
+
+/// It is not removed.
+pub(super) fn stays_new(new: &mut New<'_>) -> Result<()> {
+    removed(new, |_| Ok(()))
+}
+
+fn removed(new: &mut New<'_>, remove: impl FnOnce(&PciDevice) -> Result<()>) -> Result<()> {
     let (_memory, ring) = look(new)?;
     check_running(new)?;
-    PciDevice::find(igb::MODEL)?.remove()?;
+    remove(&PciDevice::find(igb::MODEL)?)?;
     new.common.check("silent-at-once", silent(&ring)?);
     let answer = new.session()?.retrieve(Token(DEVICE));
     new.common.check("lost", refused(answer, &[Errno::NODEV]));
