@@ -95,7 +95,9 @@ impl IncomingSession {
     ///
     /// # Errors
     ///
-    /// [`FinishError`], which gives the session back; with `EBUSY` if a file cannot be let go yet.
+    /// [`FinishError`], which gives the session back; with `EBUSY` if a file cannot be let go yet, and with
+    /// `EAGAIN` if a handler that was missing has come meanwhile and was not asked: try again. Closing the
+    /// session at that moment keeps it, with all that it has, until the next kexec.
     pub fn finish(self) -> std::result::Result<(), FinishError> {
         match uapi::call(&self.0, &mut uapi::Finish::new(0)) {
             Ok(()) => Ok(()),

@@ -8,6 +8,7 @@
 
 pub mod bad;
 pub mod cases;
+pub mod clock;
 pub mod expect;
 pub mod gmem;
 pub mod guest;

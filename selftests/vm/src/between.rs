@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{
+    bail,
     Context,
     Result, //
 };
@@ -39,21 +40,48 @@ pub struct Sockets {
 }
 
 impl Sockets {
+    pub(crate) fn connect(&self) -> Result<(Qmp, Memory)> {
+        Ok((Qmp::connect(&self.qmp)?, Memory::connect(&self.qtest)?))
+    }
+
+    /// Waits for the old kernel's last words.
+    pub(crate) fn wait(&self) {
+        let said = || fs::read_to_string(&self.log).unwrap_or_default();
+        while !said().contains(JUMP) {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for the old kernel's end, and stops the machine there.
     pub(crate) fn stop(&self) -> Result<(Qmp, Memory)> {
-        let mut qmp = Qmp::connect(&self.qmp)?;
-        let memory = Memory::connect(&self.qtest)?;
-        wait(&self.log);
+        let (mut qmp, memory) = self.connect()?;
+        self.wait();
         qmp.execute("stop", json!({}))?;
         Ok((qmp, memory))
     }
 }
 
-/// Waits for the old kernel's last words.
-pub(crate) fn wait(log: &Path) {
-    while !fs::read_to_string(log).unwrap_or_default().contains(JUMP) {
-        thread::sleep(Duration::from_millis(5));
+/// Physical address at which the configuration space of all devices begins, bus 0 first.
+pub(crate) fn configuration(qmp: &mut Qmp) -> Result<u64> {
+    let answer = qmp.execute("query-target", json!({}))?;
+    match answer["arch"].as_str().unwrap_or_default() {
+        // Where the firmware of q35 puts it.
+        "x86_64" => Ok(0xb000_0000),
+        // Where virt has it behind all memory.
+        "aarch64" => Ok(0x40_1000_0000),
+        other => bail!("where is the configuration space of {other:?}?"),
     }
+}
+
+/// Where in the configuration space of all devices that of one is, such as 10.0 on bus 0, or 2:10.0 on bus 2.
+pub(crate) fn function(text: &str) -> Result<u64, String> {
+    let (bus, place) = text.split_once(':').unwrap_or(("0", text));
+    let (device, function) = place.split_once('.').ok_or("it has a dot")?;
+    let number = |digits, end| match u64::from_str_radix(digits, 16) {
+        Ok(number) if number < end => Ok(number),
+        _ => Err(format!("{digits:?} is no number, or too much")),
+    };
+    Ok(number(bus, 256)? << 20 | number(device, 32)? << 15 | number(function, 8)? << 12)
 }
 
 /// All that a machine has at physical addresses, through QEMU's socket for tests.
@@ -82,4 +110,19 @@ impl Memory {
 pub(crate) fn hexadecimal(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").ok_or("it begins with 0x")?;
     u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_their_place() {
+        assert_eq!(function("10.0"), Ok(0x80000));
+        assert_eq!(function("1.7"), Ok(0xf000));
+        assert_eq!(function("2:1.0"), Ok(0x208000));
+        for wrong in ["10", "20.0", "1.8", "x.0", "100:1.0", ":1.0"] {
+            assert!(function(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -18,7 +18,8 @@ use serde_json::{
 };
 
 use crate::between::{
-    hexadecimal,
+    configuration,
+    function,
     Memory,
     Sockets, //
 };
@@ -35,8 +36,8 @@ const ON: u64 = 1 << 8;
 pub struct Options {
     #[command(flatten)]
     sockets: Sockets,
-    /// Physical address of the root port's configuration space.
-    #[arg(long, value_parser = hexadecimal)]
+    /// The root port on bus 0, as in its option addr.
+    #[arg(long, value_parser = function)]
     port: u64,
     /// ID of the card.
     #[arg(long)]
@@ -87,8 +88,8 @@ impl Port {
 pub fn main(options: &Options) -> Result<()> {
     let (mut qmp, memory) = options.sockets.stop()?;
     let mut port = Port {
+        base: configuration(&mut qmp)? + options.port,
         memory,
-        base: options.port,
     };
     port.control(OFF)?;
     qmp.wait_deleted(&options.card)?;

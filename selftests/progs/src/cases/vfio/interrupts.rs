@@ -108,7 +108,7 @@ const BEFORE: u64 = 24;
 const AFTER: u64 = 8;
 
 pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
-    super::nvme::fill_disk(BEFORE + AFTER)?;
+    super::nvme::fill_disk()?;
     let events = Events::new()?;
     let running = run(old, |device| events.set_up(device).map(|()| true))?;
     running.submit(BEFORE);

@@ -8,7 +8,9 @@
 mod agent;
 mod interrupts;
 mod iommu;
+mod late;
 mod nvme;
+mod progress;
 mod receive;
 mod refused;
 mod slot;
@@ -18,10 +20,7 @@ pub(super) use self::iommu::CASES as IOMMU_CASES;
 
 use super::Case;
 use crate::{
-    expect::{
-        is,
-        same, //
-    },
+    expect::same,
     memory::{
         memfd,
         page,
@@ -43,10 +42,8 @@ use anyhow::{
     Result, //
 };
 use std::{
-    fs,
     os::fd::OwnedFd,
     sync::atomic::Ordering,
-    thread,
     time::Duration, //
 };
 
@@ -98,6 +95,34 @@ pub(super) const CASES: &[Case] = &[
         "An igb that is removed through sysfs before it is retrieved is stopped",
         receive::old,
         stopped::removed_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.stays",
+        "An igb that is not removed goes on: the case in which it is would notice",
+        receive::old,
+        stopped::stays_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.removed-on",
+        "An igb that is removed and goes on all the same: the case in which it is stopped would notice",
+        receive::old,
+        stopped::removed_on_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.late",
+        "If the handler of an igb comes while its session is finished, that is refused once, and then stops it",
+        late::old,
+        late::new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.late-closed",
+        "If the session is closed instead, all of it is kept, and the igb goes on",
+        late::old,
+        late::closed_new,
     )
     .on_request(),
     Case::update(
@@ -230,32 +255,6 @@ fn check_same(new: &mut New<'_>, prefix: &str, device: &Device, settings: &str) 
     let writes = trace::check(start, &noted(new, prefix, "path")?);
     new.common.check(&format!("{prefix}.trace"), writes);
     Ok(())
-}
-
-/// How much of `per_second` was due since this kernel runs.
-fn due(per_second: f64) -> Result<u64> {
-    let uptime = fs::read_to_string("/proc/uptime")?;
-    let uptime: f64 = uptime.split(' ').next().context("no time")?.parse()?;
-    Ok((uptime * per_second) as u64)
-}
-
-/// Leaves the device alone until so much was due that [`enough`] proves something, however fast this kernel
-/// has booted.
-fn let_it_run(per_second: f64) -> Result<()> {
-    while due(per_second)? < 20 {
-        thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
-}
-
-/// At least half of `per_second` came since this kernel runs. Some came before it, between the old kernel's
-/// last look and its end, so that a few alone prove nothing.
-fn enough(count: u64, per_second: f64, most: u64) -> Result<crate::expect::Check> {
-    let due = due(per_second)?.min(most);
-    let text =
-        format!("{count} came since the old kernel's last look, and about {due} were due since the new one runs");
-    println!("# {text}");
-    Ok(is(due > 10 && count >= due / 2, &text))
 }
 
 /// Whether this is the last kernel of the run.

@@ -2,16 +2,20 @@
 
 //! Requests of an NVMe controller that are under way when the kernel is replaced.
 //!
-//! QEMU answers [`RATE`] of them in a second. What is on the disk is a file that the guest can look at
+//! QEMU answers a few of them in a second. What is on the disk is a file that the guest can look at
 //! without the controller.
 
 use super::{
     check_same,
-    enough,
-    let_it_run,
+    is_last,
     note,
     noted,
-    receive, //
+    progress::{
+        Look,
+        RATE, //
+    },
+    receive,
+    PATIENCE, //
 };
 use crate::{
     expect::{
@@ -24,6 +28,7 @@ use crate::{
     memory::Map,
     pattern,
     run::{
+        Common,
         New,
         Old, //
     },
@@ -35,6 +40,7 @@ use crate::{
             Request,
             BLOCK, //
         },
+        trace,
         Device,
         PciDevice, //
     }, //
@@ -43,9 +49,16 @@ use anyhow::Result;
 use liveupdate::Token;
 use rustix::io::Errno;
 use std::{
-    fs::File,
+    fs::{
+        self,
+        File, //
+    },
     os::{
-        fd::OwnedFd,
+        fd::{
+            AsFd,
+            BorrowedFd,
+            OwnedFd, //
+        },
         unix::fs::FileExt, //
     },
     time::Duration, //
@@ -59,27 +72,29 @@ const NAME: &str = "nvme";
 
 /// The disk.
 const DISK: &str = "/state/disk";
-/// Requests in a second, as `vfio.toml` tells QEMU.
-const RATE: u64 = 4;
 
 /// Number of requests that are submitted before the update, as many as there is room for.
 const BEFORE: u64 = nvme::ENTRIES - 1;
 /// Number of those after it. The queues start anew on the way.
 const AFTER: u64 = 33;
 
+/// A prime number of blocks. The disk has more, and there are fewer requests, however many kernels follow one another.
+const BLOCKS: u64 = 1021;
+const _: () = assert!(6 * BEFORE + AFTER <= BLOCKS && BLOCKS <= nvme::REQUESTS);
+
 /// What is on the disk at first, and what is written.
 const THERE: u64 = 7;
 const WRITTEN: u64 = 8;
 
-/// So long do all requests take that are submitted before the update, and a third more.
-const PATIENCE: Duration = Duration::from_secs(BEFORE / RATE * 4 / 3);
+/// So long do as many requests take as there is room for, and as long again.
+const ALL: Duration = Duration::from_secs(BEFORE / RATE * 2);
 
 /// The request with a number. None is for the block of another one.
 fn request(number: u64) -> Request {
     Request {
         write: number % 4 == 3,
         // Up and down, as no driver of a disk could foresee it.
-        block: number * 61 % 509,
+        block: number * 61 % BLOCKS,
     }
 }
 
@@ -90,11 +105,11 @@ fn content(seed: u64, block: u64) -> Vec<u8> {
 }
 
 /// Puts onto the disk what is to be read.
-pub(super) fn fill_disk(count: u64) -> Result<()> {
+pub(super) fn fill_disk() -> Result<()> {
+    let mut all = vec![0; (BLOCKS * BLOCK) as usize];
+    pattern::fill(THERE, 0, &mut all);
     let disk = File::options().write(true).open(DISK)?;
-    for request in (0..count).map(request) {
-        disk.write_all_at(&content(THERE, request.block), request.block * BLOCK)?;
-    }
+    disk.write_all_at(&all, 0)?;
     Ok(disk.sync_all()?)
 }
 
@@ -146,6 +161,7 @@ impl Running {
     pub(super) fn leave(self, old: &mut Old<'_>) -> Result<()> {
         let settings = self.controller.settings();
         note(old, NAME, &self.place, &self.device, &settings)?;
+        self.note_look(&old.common)?;
         old.keep(self.memory);
         self.queues.leak();
         std::mem::forget((self.device, self.controller));
@@ -156,15 +172,25 @@ impl Running {
     pub(super) fn preserve(&self, old: &mut Old<'_>) -> Result<()> {
         old.preserve(self.device.fd(), DEVICE)
     }
+
+    /// What has to be handed on.
+    fn files(&self) -> [(BorrowedFd<'_>, u64); 2] {
+        [(self.memory.as_fd(), MEMORY), (self.device.fd(), DEVICE)]
+    }
+
+    /// Writes down how far the controller is, at the last look of this kernel.
+    fn note_look(&self, common: &Common<'_>) -> Result<()> {
+        Look::at(&self.queues)?.note(common, NAME)
+    }
 }
 
 /// Submits requests, and waits for the first of them.
 fn start(old: &mut Old<'_>) -> Result<Running> {
-    fill_disk(BEFORE + AFTER)?;
+    fill_disk()?;
     let running = run(old, |_| Ok(false))?;
     running.submit(BEFORE);
     let (queues, controller) = (&running.queues, &running.controller);
-    old.common.check("first", queues.wait(3, super::PATIENCE));
+    old.common.check("first", queues.wait(3, PATIENCE));
     old.common.check("taken", controller.take(queues));
     let taken = queues.taken();
     println!("# {taken} of {BEFORE} requests are completed before the update");
@@ -183,21 +209,23 @@ pub(super) fn stopped_old(old: &mut Old<'_>) -> Result<()> {
     start(old)?.leave(old)
 }
 
-/// Every request was completed once, read what was there, or wrote what it should.
+/// Every request whose completion was taken was completed once, read what was there, or wrote what it should.
 pub(super) fn check_data(new: &mut New<'_>, name: &str, queues: &Queues) -> Result<()> {
-    let count = queues.submitted();
     new.common
-        .check(&format!("{name}.each-once"), queues.each_once(count));
-    let disk = File::open(DISK)?;
+        .check(&format!("{name}.each-once"), queues.each_once());
+    let disk = fs::read(DISK)?;
+    let blocks: Vec<_> = disk.chunks(BLOCK as usize).collect();
     let look = |write: bool, seed: u64| -> Check {
-        let wanted = (0..count).map(|number| (number, request(number)));
+        let taken = (0..queues.submitted()).filter(|number| queues.completions(*number) != 0);
+        let wanted = taken.map(|number| (number, request(number)));
         for (number, request) in wanted.filter(|(_, request)| request.write == write) {
             let right = content(seed, request.block);
-            let mut on_disk = vec![0; BLOCK as usize];
-            let read = disk.read_exact_at(&mut on_disk, request.block * BLOCK);
-            read.map_err(|e| format!("the disk cannot be read: {e}"))?;
+            let on_disk = blocks.get(request.block as usize);
             is(queues.read(number) == right, &format!("data of {number}"))?;
-            is(on_disk == right, &format!("block {}", request.block))?;
+            is(
+                on_disk == Some(&right.as_slice()),
+                &format!("block {}", request.block),
+            )?;
         }
         Ok(())
     };
@@ -211,14 +239,17 @@ pub(super) fn check_data(new: &mut New<'_>, name: &str, queues: &Queues) -> Resu
 fn look(new: &mut New<'_>) -> Result<(OwnedFd, Queues)> {
     let memory = new.retrieve(MEMORY)?;
     let queues = Queues::new(Map::new(&memory, nvme::SIZE, true)?)?;
-    let_it_run(RATE as f64)?;
-    let (taken, completed) = (queues.taken(), queues.completed());
-    println!("# {completed} of {BEFORE} requests are completed when the next kernel looks");
-    let came = enough(completed - taken, RATE as f64, BEFORE - taken)?;
-    new.common.check("meanwhile", came);
-    if completed < BEFORE {
+    let (last, first) = (Look::noted(new, NAME)?, Look::at(&queues)?);
+    // Some were completed between the old kernel's last look and its end. Without those, too, it has to be enough.
+    let (now, submitted) = (first.later(&queues)?, queues.submitted());
+    let completed = now.completed;
+    println!("# {completed} of {submitted} requests are completed when the next kernel looks");
+    let all = last.enough(&now, submitted, "the old kernel's last look");
+    let late = first.enough(&now, submitted, "the new one's first");
+    new.common.check("meanwhile", all.and(late));
+    if completed < submitted {
         new.common
-            .check("runs", queues.wait(completed + 1, super::PATIENCE));
+            .check("runs", queues.wait(completed + 1, PATIENCE));
     } else {
         new.common.skip(
             "runs",
@@ -247,23 +278,31 @@ pub(super) fn retrieve(new: &mut New<'_>, memory: OwnedFd, queues: Queues) -> Re
     })
 }
 
-/// Waits for all requests, and takes their completions.
-fn take_all(new: &mut New<'_>, name: &str, running: &Running) -> Result<()> {
-    let Running {
-        queues, controller, ..
-    } = running;
-    let all = queues.wait(queues.submitted(), PATIENCE);
-    new.common.check(&format!("{name}.all"), all);
-    let taken = controller.take(queues);
+/// Takes completions that are there, and looks at what they say.
+fn take(new: &mut New<'_>, name: &str, running: &Running) -> Result<()> {
+    let taken = running.controller.take(&running.queues);
     new.common.check(&format!("{name}.taken"), taken);
-    check_data(new, name, queues)
+    check_data(new, name, &running.queues)
 }
 
-/// Takes over, and finds all that was under way done.
+/// Waits for all requests, and takes their completions.
+fn take_all(new: &mut New<'_>, name: &str, running: &Running) -> Result<()> {
+    let queues = &running.queues;
+    let all = queues.wait(queues.submitted(), ALL);
+    new.common.check(&format!("{name}.all"), all);
+    take(new, name, running)?;
+    let none_left = same(queues.taken(), queues.submitted());
+    new.common.check(&format!("{name}.none-left"), none_left);
+    Ok(())
+}
+
+/// Takes over. In the last kernel, all that was under way is found done.
 fn take_over(new: &mut New<'_>) -> Result<Running> {
     let (memory, queues) = look(new)?;
     let running = retrieve(new, memory, queues)?;
-    take_all(new, "before", &running)?;
+    if is_last() {
+        take_all(new, "before", &running)?;
+    }
     Ok(running)
 }
 
@@ -273,8 +312,26 @@ fn go_on(new: &mut New<'_>, running: &Running) -> Result<()> {
     take_all(new, "after", running)
 }
 
+/// Takes what is done, and submits as much again, most of which the next kernel finds under way.
+fn refill(new: &mut New<'_>, running: &Running) -> Result<()> {
+    take(new, "so-far", running)?;
+    let queues = &running.queues;
+    let under_way = queues.submitted().saturating_sub(queues.taken());
+    running.submit(BEFORE.saturating_sub(under_way));
+    let goes_on = queues.wait(queues.completed() + 1, PATIENCE);
+    new.common.check("nvme.goes-on", goes_on);
+    let start = trace::len()?.to_string();
+    new.common.note("nvme.trace", &start)?;
+    running.note_look(&new.common)
+}
+
 pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     let running = take_over(new)?;
+    if !is_last() {
+        new.finish()?;
+        new.hand_on_all(&running.files())?;
+        return refill(new, &running);
+    }
     go_on(new, &running)?;
     new.finish()?;
     let command = running.device.command();
@@ -289,7 +346,10 @@ pub(super) fn two_old(old: &mut Old<'_>) -> Result<()> {
 
 pub(super) fn two_new(new: &mut New<'_>) -> Result<()> {
     let running = take_over(new)?;
-    // This finishes the session.
-    receive::new(new)?;
+    // This finishes the session, and hands it on.
+    receive::new_with(new, &running.files())?;
+    if !is_last() {
+        return refill(new, &running);
+    }
     go_on(new, &running)
 }

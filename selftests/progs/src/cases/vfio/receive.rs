@@ -74,6 +74,8 @@ const RING: &str = "/state/ring";
 
 /// For how many frames the device is left alone.
 const ALONE: u64 = 20;
+/// If so many are sent to a device that runs, one comes.
+const SOME: u64 = 10;
 
 /// A receiver that runs.
 pub(super) struct Running {
@@ -174,9 +176,7 @@ pub(super) fn look_at(new: &mut New<'_>, memory: OwnedFd) -> Result<(OwnedFd, Ri
     let noted_due: u64 = noted(new, NAME, "due")?.parse()?;
     // Some came between the old kernel's last look and its end. Without those, too, it has to be enough.
     let (first, first_due) = (ring.received(), due()?);
-    while due()? < first_due + ALONE {
-        thread::sleep(Duration::from_millis(50));
-    }
+    wait_due(first_due + ALONE)?;
     let (meanwhile, now) = (ring.received(), due()?);
     println!("# frames: before={before} meanwhile={meanwhile}");
     let all = enough(
@@ -202,6 +202,20 @@ fn due() -> Result<u64> {
     Ok(text.trim().parse()?)
 }
 
+fn wait_due(count: u64) -> Result<()> {
+    while due()? < count {
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// Frames are sent, and none comes.
+pub(super) fn silent(ring: &Ring) -> Result<Check> {
+    let received = ring.received();
+    wait_due(due()? + SOME)?;
+    Ok(same(ring.received(), received))
+}
+
 /// Retrieves the memory, and looks.
 pub(super) fn look(new: &mut New<'_>) -> Result<(OwnedFd, Ring)> {
     let memory = new.retrieve(MEMORY)?;
@@ -223,9 +237,14 @@ pub(super) fn driver_new(new: &mut New<'_>) -> Result<()> {
 }
 
 pub(super) fn new(new: &mut New<'_>) -> Result<()> {
+    new_with(new, &[])
+}
+
+/// The same if there are other files in the session, which are handed on with it.
+pub(super) fn new_with(new: &mut New<'_>, others: &[(BorrowedFd<'_>, u64)]) -> Result<()> {
     let (memory, ring) = look(new)?;
     let fd = take(new)?;
-    go_on(new, &memory, &ring, &Device::bind(fd)?, None)
+    go_on(new, &memory, &ring, &Device::bind(fd)?, others)
 }
 
 /// Retrieves the device, which nobody else could have.
@@ -238,14 +257,14 @@ pub(super) fn take(new: &mut New<'_>) -> Result<OwnedFd> {
     new.retrieve(DEVICE)
 }
 
-/// The device, which can be used again, is as it was, and goes on. What comes with `before`, if anything, has to be
-/// preserved before it.
+/// The device, which can be used again, is as it was, and goes on. What there is in `before` has to be preserved before
+/// it.
 pub(super) fn go_on(
     new: &mut New<'_>,
     memory: &OwnedFd,
     ring: &Ring,
     device: &Device,
-    before: Option<(BorrowedFd<'_>, u64)>,
+    before: &[(BorrowedFd<'_>, u64)],
 ) -> Result<()> {
     let registers = device.map(0)?;
     check_same(new, NAME, device, &igb::settings(&registers))?;

@@ -7,6 +7,7 @@
 use super::{
     noted,
     receive::{
+        silent,
         DEVICE,
         MEMORY, //
     }, //
@@ -33,10 +34,6 @@ use crate::{
 use anyhow::Result;
 use liveupdate::Token;
 use rustix::io::Errno;
-use std::{
-    thread,
-    time::Duration, //
-};
 
 /// The memory is as the igb left it, and the igb is not retrieved.
 fn check_lost(new: &mut New<'_>) -> Result<Ring> {
@@ -56,8 +53,8 @@ fn check_lost(new: &mut New<'_>) -> Result<Ring> {
 fn check_end(new: &mut New<'_>, ring: &Ring) -> Result<()> {
     let received = ring.received();
     new.finish()?;
-    thread::sleep(Duration::from_millis(500));
-    new.common.check("silent", same(ring.received(), received));
+    let silent = silent(ring)?.and(same(ring.received(), received));
+    new.common.check("silent", silent);
     Ok(())
 }
 

@@ -2,16 +2,20 @@
 
 //! Devices that nobody takes over are stopped before memory is freed.
 
-use super::receive::{
-    look,
-    DEVICE,
-    MEMORY, //
+use super::{
+    receive::{
+        look,
+        silent,
+        DEVICE,
+        MEMORY, //
+    },
+    PATIENCE, //
 };
 use crate::{
+    clock,
     expect::{
         is,
         refused,
-        same,
         works, //
     },
     memory::Map,
@@ -25,12 +29,15 @@ use crate::{
         PciDevice, //
     }, //
 };
-use anyhow::Result;
+use anyhow::{
+    ensure,
+    Result, //
+};
 use liveupdate::Token;
 use rustix::io::Errno;
 use std::{
-    thread,
-    time::Duration, //
+    fs,
+    path::Path, //
 };
 
 /// The device may use memory.
@@ -46,9 +53,7 @@ pub(super) fn check_stopped(new: &mut New<'_>, ring: &Ring) -> Result<()> {
     let master = place.is_master()?;
     new.common
         .check("no-master", is(!master, "it may still use memory"));
-    let count = ring.received();
-    thread::sleep(Duration::from_millis(500));
-    new.common.check("silent", same(ring.received(), count));
+    new.common.check("silent", silent(ring)?);
     let device = place.open().map_err(Into::into).and_then(Device::bind);
     new.common.check("opened-again", works(device));
     Ok(())
@@ -72,13 +77,33 @@ pub(super) fn unbound_new(new: &mut New<'_>) -> Result<()> {
 
 /// The device is stopped with its removal, and not only when it is found again.
 pub(super) fn removed_new(new: &mut New<'_>) -> Result<()> {
+    removed(new, PciDevice::remove)
+}
+
+/// What is there until somebody outside has undone that the device was stopped.
+const UNDO: &str = "/state/removed";
+
+/// Its removal does not stop it for good.
+pub(super) fn removed_on_new(new: &mut New<'_>) -> Result<()> {
+    removed(new, |device| {
+        device.remove()?;
+        fs::write(UNDO, "")?;
+        let undone = clock::wait(PATIENCE, || !Path::new(UNDO).exists())?;
+        ensure!(undone, "nobody lets the device use memory");
+        Ok(())
+    })
+}
+
+/// It is not removed.
+pub(super) fn stays_new(new: &mut New<'_>) -> Result<()> {
+    removed(new, |_| Ok(()))
+}
+
+fn removed(new: &mut New<'_>, remove: impl FnOnce(&PciDevice) -> Result<()>) -> Result<()> {
     let (_memory, ring) = look(new)?;
     check_running(new)?;
-    PciDevice::find(igb::MODEL)?.remove()?;
-    let count = ring.received();
-    thread::sleep(Duration::from_millis(500));
-    new.common
-        .check("silent-at-once", same(ring.received(), count));
+    remove(&PciDevice::find(igb::MODEL)?)?;
+    new.common.check("silent-at-once", silent(&ring)?);
     let answer = new.session()?.retrieve(Token(DEVICE));
     new.common.check("lost", refused(answer, &[Errno::NODEV]));
     PciDevice::rescan()?;

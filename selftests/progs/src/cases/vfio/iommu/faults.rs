@@ -12,7 +12,6 @@ use super::receive::{
 use crate::{
     cases::vfio::{
         self,
-        let_it_run,
         noted,
         receive::MEMORY,
         PATIENCE, //
@@ -143,7 +142,6 @@ fn check_faults(new: &mut New<'_>, name: &str, at: u64) -> Result<()> {
 pub(super) fn canary_new(new: &mut New<'_>) -> Result<()> {
     let memory = new.retrieve(MEMORY)?;
     let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
-    let_it_run(20.0)?;
     new.common
         .check("meanwhile", ring.wait(BAD.end + 20, PATIENCE));
     let at = noted(new, "igb", "before")?.parse::<u64>()?;

@@ -273,7 +273,7 @@ pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     let now = ring.received();
     new.common.check("attached", ring.wait(now + 10, PATIENCE));
     check_translation(new, "replaced")?;
-    go_on(new, &memory, &ring, &device, Some((space.fd(), IOMMUFD)))?;
+    go_on(new, &memory, &ring, &device, &[(space.fd(), IOMMUFD)])?;
     check_freed(new, &manifest)
 }
 
@@ -289,5 +289,5 @@ pub(super) fn no_module_new(new: &mut New<'_>) -> Result<()> {
     let device = Device::bind_to(fd, &space)?;
     new.common.check("attach", works(device.attach()));
     check_translation(new, "replaced")?;
-    go_on(new, &memory, &ring, &device, None)
+    go_on(new, &memory, &ring, &device, &[])
 }

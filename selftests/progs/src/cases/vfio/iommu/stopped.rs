@@ -11,6 +11,7 @@ use crate::{
         noted,
         receive::{
             look,
+            silent,
             DEVICE,
             MEMORY, //
         },
@@ -38,10 +39,6 @@ use crate::{
     }, //
 };
 use anyhow::Result;
-use std::{
-    thread,
-    time::Duration, //
-};
 
 /// Nobody retrieves anything but the memory.
 pub(super) fn unclaimed_new(new: &mut New<'_>) -> Result<()> {
@@ -80,9 +77,7 @@ pub(super) fn off_new(new: &mut New<'_>) -> Result<()> {
     let place = PciDevice::find(igb::MODEL)?;
     let order = stopped_before_off(start, place.name()?)?;
     new.common.check("stopped-first", is(order, "it was not"));
-    let count = ring.received();
-    thread::sleep(Duration::from_millis(500));
-    new.common.check("silent", same(ring.received(), count));
+    new.common.check("silent", silent(&ring)?);
     // Without an IOMMU nothing can be retrieved but the memory.
     new.finish()
 }
