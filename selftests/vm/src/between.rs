@@ -11,10 +11,16 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{
+    anyhow,
     Context,
     Result, //
 };
 use serde_json::json;
+use zerocopy::{
+    FromBytes,
+    Immutable,
+    IntoBytes, //
+};
 
 use crate::qmp::{
     Lines,
@@ -23,6 +29,8 @@ use crate::qmp::{
 
 /// What the old kernel says when it has ended.
 const JUMP: &str = "Starting new kernel";
+/// What the next one says first.
+const BEGIN: &str = "Linux version";
 
 /// How to reach a machine, and how it is known how far it is.
 #[derive(Debug, clap::Args)]
@@ -41,6 +49,21 @@ pub struct Sockets {
 impl Sockets {
     /// Waits for the old kernel's end, and stops the machine there.
     pub(crate) fn stop(&self) -> Result<(Qmp, Memory)> {
+        self.stop_after(wait)
+    }
+
+    /// Waits for the beginning of the next one, which has looked at nothing yet, and stops the machine there. After
+    /// its last words the old one still tells IOMMUs what to go on with.
+    pub(crate) fn stop_next(&self) -> Result<(Qmp, Memory)> {
+        self.stop_after(|log| {
+            wait_until(log, |text| {
+                let next = text.split_once(JUMP);
+                next.is_some_and(|(_, next)| next.contains(BEGIN))
+            });
+        })
+    }
+
+    fn stop_after(&self, wait: impl FnOnce(&Path)) -> Result<(Qmp, Memory)> {
         let mut qmp = Qmp::connect(&self.qmp)?;
         let memory = Memory::connect(&self.qtest)?;
         wait(&self.log);
@@ -51,7 +74,11 @@ impl Sockets {
 
 /// Waits for the old kernel's last words.
 pub(crate) fn wait(log: &Path) {
-    while !fs::read_to_string(log).unwrap_or_default().contains(JUMP) {
+    wait_until(log, |text| text.contains(JUMP));
+}
+
+fn wait_until(log: &Path, said: impl Fn(&str) -> bool) {
+    while !said(&fs::read_to_string(log).unwrap_or_default()) {
         thread::sleep(Duration::from_millis(5));
     }
 }
@@ -66,16 +93,43 @@ impl Memory {
 
     /// Has QEMU read or write something. What is written answers with 0.
     pub(crate) fn command(&mut self, command: &str) -> Result<u64> {
+        match self.ask(command)?.as_str() {
+            "" => Ok(0),
+            value => hexadecimal(value).map_err(anyhow::Error::msg),
+        }
+    }
+
+    /// Has QEMU do something, and gives what it says besides that it is done.
+    fn ask(&mut self, command: &str) -> Result<String> {
         self.0.send(command)?;
         let answer = self.0.receive()?;
         let rest = answer
             .trim()
             .strip_prefix("OK")
             .with_context(|| format!("QEMU answered {command:?} with {answer:?}"))?;
-        match rest.trim() {
-            "" => Ok(0),
-            value => hexadecimal(value).map_err(anyhow::Error::msg),
+        Ok(rest.trim().to_owned())
+    }
+
+    /// Reads as many bytes as a `T` has.
+    pub(crate) fn read<T: FromBytes>(&mut self, phys: u64) -> Result<T> {
+        let answer = self.ask(&format!("read {phys:#x} {:#x}", size_of::<T>()))?;
+        let digits = answer.strip_prefix("0x").context("QEMU read nothing")?;
+        let mut bytes = Vec::new();
+        for pair in digits.as_bytes().chunks(2) {
+            bytes.push(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?);
         }
+        T::read_from_bytes(&bytes).map_err(|_| anyhow!("QEMU read {} bytes", bytes.len()))
+    }
+
+    /// Writes the bytes of a value.
+    pub(crate) fn write<T: IntoBytes + Immutable>(&mut self, phys: u64, value: &T) -> Result<()> {
+        let digits: String = value
+            .as_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        self.ask(&format!("write {phys:#x} {:#x} 0x{digits}", size_of::<T>()))?;
+        Ok(())
     }
 }
 
