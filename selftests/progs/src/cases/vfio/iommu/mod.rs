@@ -5,6 +5,7 @@
 //! These need a machine with Intel's IOMMU: see `iommu.toml`. QEMU traces what is written to its command
 //! register, and the requests that it refuses.
 
+mod damaged;
 mod faults;
 mod other;
 mod receive;
@@ -175,6 +176,34 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "Without an IOMMU in the next kernel, an igb is stopped before translation is off",
         receive::old,
         stopped::off_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged",
+        "A damaged hand-over is refused, nothing is freed that is in use, and the igb is stopped in the end",
+        receive::old,
+        damaged::invalid_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged-unknown",
+        "The same of one that is of another version, or none",
+        receive::old,
+        damaged::unknown_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged-missing",
+        "The same of one that names memory that is not there",
+        receive::old,
+        damaged::missing_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged-taken",
+        "Who knows what was mapped takes the igb over all the same",
+        receive::old,
+        damaged::taken_new,
     )
     .on_request(),
     Case::local(
