@@ -5,6 +5,7 @@
 //! These need a machine with Intel's IOMMU: see `iommu.toml`. QEMU traces what is written to its command
 //! register, and the requests that it refuses.
 
+mod accounts;
 mod damaged;
 mod faults;
 mod other;
@@ -85,6 +86,20 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "What only the previous kernel had mapped cannot be used any more once the page table is replaced",
         faults::old_only_old,
         faults::old_only_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.accounts",
+        "Page tables that are given up, or replaced, are given back to the last page",
+        accounts::old,
+        accounts::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.accounts-kept",
+        "If they are kept, that is seen: the other case would notice",
+        accounts::old,
+        accounts::kept_new,
     )
     .on_request(),
     Case::update(
