@@ -194,6 +194,13 @@ pub(in crate::cases) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
+        "iommu.no-driver",
+        "If nobody takes the IOMMU over, an igb is stopped although translation is on",
+        receive::old,
+        stopped::no_driver_new,
+    )
+    .on_request(),
+    Case::update(
         "iommu.damaged",
         "A damaged hand-over is refused, nothing is freed that is in use, and the igb is stopped in the end",
         receive::old,
