@@ -14,6 +14,7 @@ mod refused;
 mod sessions;
 mod stopped;
 mod thousand;
+mod two;
 
 use super::{
     agent::{
@@ -100,6 +101,27 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "If they are kept, that is seen: the other case would notice",
         accounts::old,
         accounts::kept_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.two",
+        "An igb and an NVMe controller with one page table go on, and get another one after each other",
+        two::old,
+        two::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.two-half",
+        "If only the igb gets another one, it goes on, and the controller is stopped",
+        two::old,
+        two::half_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.two-apart",
+        "An igb and an NVMe controller with a page table each go on, and both are taken over",
+        two::apart_old,
+        two::apart_new,
     )
     .on_request(),
     Case::update(
