@@ -83,9 +83,9 @@ impl FileHandler for IommuFiles {
     type Memory = IncomingFile;
     type Checked = CheckedFile;
 
-    /// These files have no inode of their own.
+    /// These files have no inode of their own. What is retrieved is no iommufd, and each has one file.
     fn id(file: &File) -> usize {
-        IommuFile::new(file).map_or(0, IommuFile::id)
+        IommuFile::new(file).map_or(file.as_ptr() as usize, IommuFile::id)
     }
 
     fn can_preserve(file: &File) -> bool {

@@ -11,11 +11,17 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{
+    anyhow,
     bail,
     Context,
     Result, //
 };
 use serde_json::json;
+use zerocopy::{
+    FromBytes,
+    Immutable,
+    IntoBytes, //
+};
 
 use crate::qmp::{
     Lines,
@@ -24,6 +30,8 @@ use crate::qmp::{
 
 /// What the old kernel says when it has ended.
 const JUMP: &str = "Starting new kernel";
+/// What the next one says first.
+const BEGIN: &str = "Linux version";
 
 /// How to reach a machine, and how it is known how far it is.
 #[derive(Debug, clap::Args)]
@@ -46,16 +54,32 @@ impl Sockets {
 
     /// Waits for the old kernel's last words.
     pub(crate) fn wait(&self) {
-        let said = || fs::read_to_string(&self.log).unwrap_or_default();
-        while !said().contains(JUMP) {
+        self.wait_until(|text| text.contains(JUMP));
+    }
+
+    fn wait_until(&self, said: impl Fn(&str) -> bool) {
+        while !said(&fs::read_to_string(&self.log).unwrap_or_default()) {
             thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// Waits for the old kernel's end, and stops the machine there.
     pub(crate) fn stop(&self) -> Result<(Qmp, Memory)> {
+        self.stop_after(|text| text.contains(JUMP))
+    }
+
+    /// Waits for the beginning of the next one, which has looked at nothing yet, and stops the machine there. After
+    /// its last words the old one still tells IOMMUs what to go on with.
+    pub(crate) fn stop_next(&self) -> Result<(Qmp, Memory)> {
+        self.stop_after(|text| {
+            let next = text.split_once(JUMP);
+            next.is_some_and(|(_, next)| next.contains(BEGIN))
+        })
+    }
+
+    fn stop_after(&self, said: impl Fn(&str) -> bool) -> Result<(Qmp, Memory)> {
         let (mut qmp, memory) = self.connect()?;
-        self.wait();
+        self.wait_until(said);
         qmp.execute("stop", json!({}))?;
         Ok((qmp, memory))
     }
@@ -94,16 +118,43 @@ impl Memory {
 
     /// Has QEMU read or write something. What is written answers with 0.
     pub(crate) fn command(&mut self, command: &str) -> Result<u64> {
+        match self.ask(command)?.as_str() {
+            "" => Ok(0),
+            value => hexadecimal(value).map_err(anyhow::Error::msg),
+        }
+    }
+
+    /// Has QEMU do something, and gives what it says besides that it is done.
+    fn ask(&mut self, command: &str) -> Result<String> {
         self.0.send(command)?;
         let answer = self.0.receive()?;
         let rest = answer
             .trim()
             .strip_prefix("OK")
             .with_context(|| format!("QEMU answered {command:?} with {answer:?}"))?;
-        match rest.trim() {
-            "" => Ok(0),
-            value => hexadecimal(value).map_err(anyhow::Error::msg),
+        Ok(rest.trim().to_owned())
+    }
+
+    /// Reads as many bytes as a `T` has.
+    pub(crate) fn read<T: FromBytes>(&mut self, phys: u64) -> Result<T> {
+        let answer = self.ask(&format!("read {phys:#x} {:#x}", size_of::<T>()))?;
+        let digits = answer.strip_prefix("0x").context("QEMU read nothing")?;
+        let mut bytes = Vec::new();
+        for pair in digits.as_bytes().chunks(2) {
+            bytes.push(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?);
         }
+        T::read_from_bytes(&bytes).map_err(|_| anyhow!("QEMU read {} bytes", bytes.len()))
+    }
+
+    /// Writes the bytes of a value.
+    pub(crate) fn write<T: IntoBytes + Immutable>(&mut self, phys: u64, value: &T) -> Result<()> {
+        let digits: String = value
+            .as_bytes()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        self.ask(&format!("write {phys:#x} {:#x} 0x{digits}", size_of::<T>()))?;
+        Ok(())
     }
 }
 

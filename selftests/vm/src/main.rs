@@ -21,6 +21,7 @@ use lab::{
     build,
     check,
     damage,
+    damage_iommu,
     demo,
     frames,
     lint,
@@ -93,6 +94,8 @@ enum Command {
     Frames(frames::Options),
     /// Damages what is handed over about preserved memory; for --host of a run.
     Damage(damage::Options),
+    /// Damages what is handed over about an IOMMU; for --host of a run.
+    DamageIommu(damage_iommu::Options),
     /// Lets a card use memory when there is no kernel; for --host of a run.
     Master(master::Options),
     /// Takes a card out of a machine while its kernel is replaced; for --host of a run.
@@ -112,6 +115,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),
         Command::Damage(options) => damage::main(&options)?,
+        Command::DamageIommu(options) => damage_iommu::main(&options)?,
         Command::Frames(options) => frames::main(&options)?,
         Command::Master(options) => master::main(&options)?,
         Command::Slot(options) => slot::main(&options)?,

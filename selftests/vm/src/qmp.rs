@@ -5,11 +5,16 @@
 use std::io::{
     BufRead,
     BufReader,
+    ErrorKind,
     Write, //
 };
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{
+    Duration,
+    Instant, //
+};
 
 use anyhow::{
     bail,
@@ -25,8 +30,19 @@ use serde_json::{
 /// How long QEMU may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long it may take until it listens.
+const START: Duration = Duration::from_secs(5);
+
 /// Registers that say nothing of where a CPU is.
 const VECTORS: [&str; 8] = ["FCW", "FPR", "Opmask", "XMM", "YMM", "ZMM", "Q", "FPCR"];
+
+/// Whether nobody listens yet.
+fn is_early(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused
+    )
+}
 
 /// A connection to QEMU on which lines are exchanged.
 pub(crate) struct Lines {
@@ -35,8 +51,18 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
+    /// QEMU makes its sockets one by one, and listens on each a moment later.
     pub(crate) fn connect(path: &Path) -> Result<Self> {
-        let writer = UnixStream::connect(path).with_context(|| path.display().to_string())?;
+        let start = Instant::now();
+        let writer = loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => break stream,
+                Err(error) if start.elapsed() < START && is_early(&error) => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => return Err(error).context(path.display().to_string()),
+            }
+        };
         writer.set_read_timeout(Some(PATIENCE))?;
         let reader = BufReader::new(writer.try_clone()?);
         Ok(Self { reader, writer })

@@ -103,6 +103,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Queues {
     map: Map,
+    /// The number of each page, as the controller knows it.
     pfns: Vec<u64>,
 }
 
@@ -122,7 +123,16 @@ impl Queues {
         Ok(this)
     }
 
-    /// Where a byte of the file is in physical memory.
+    /// The same where the file is mapped for the controller from `base` on.
+    pub fn new_at(map: Map, base: u64) -> Self {
+        let first = base / page();
+        Self {
+            map,
+            pfns: (first..first + SIZE / page()).collect(),
+        }
+    }
+
+    /// Where a byte of the file is for the controller.
     fn at(&self, offset: u64) -> u64 {
         self.pfns[(offset / page()) as usize] * page() + offset % page()
     }

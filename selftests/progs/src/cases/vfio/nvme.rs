@@ -42,11 +42,11 @@ use crate::{
         },
         trace,
         Device,
-        PciDevice, //
+        PciDevice,
+        Space, //
     }, //
 };
 use anyhow::Result;
-use liveupdate::Token;
 use rustix::io::Errno;
 use std::{
     fs::{
@@ -122,16 +122,42 @@ pub(super) struct Running {
     pub(super) controller: Controller,
 }
 
+/// Memory that it is to use, which is preserved.
+pub(super) fn memory(old: &mut Old<'_>) -> Result<OwnedFd> {
+    let memory = super::memory("queues", nvme::SIZE)?;
+    old.preserve(&memory, MEMORY)?;
+    Ok(memory)
+}
+
+/// The queues in it, where it is mapped for the controller from an address on, if that is so.
+fn queues(memory: &OwnedFd, base: Option<u64>) -> Result<Queues> {
+    let map = Map::new(memory, nvme::SIZE, true)?;
+    match base {
+        Some(base) => Ok(Queues::new_at(map, base)),
+        None => Queues::new(map),
+    }
+}
+
 /// Opens it, and preserves the memory that it is to use.
 pub(super) fn run(
     old: &mut Old<'_>,
     interrupts: impl FnOnce(&Device) -> Result<bool>,
 ) -> Result<Running> {
-    let memory = super::memory("queues", nvme::SIZE)?;
-    old.preserve(&memory, MEMORY)?;
-    let queues = Queues::new(Map::new(&memory, nvme::SIZE, true)?)?;
+    let memory = memory(old)?;
+    let queues = queues(&memory, None)?;
     let place = PciDevice::find(nvme::MODEL)?;
     let device = Device::bind(place.open()?)?;
+    run_on(place, memory, queues, device, interrupts)
+}
+
+/// Enables one that is bound.
+fn run_on(
+    place: PciDevice,
+    memory: OwnedFd,
+    queues: Queues,
+    device: Device,
+    interrupts: impl FnOnce(&Device) -> Result<bool>,
+) -> Result<Running> {
     device.enable()?;
     let interrupts = interrupts(&device)?;
     let controller = Controller::start(device.map(0)?, &queues, interrupts)?;
@@ -186,8 +212,27 @@ impl Running {
 
 /// Submits requests, and waits for the first of them.
 fn start(old: &mut Old<'_>) -> Result<Running> {
-    fill_disk()?;
     let running = run(old, |_| Ok(false))?;
+    submit(old, running)
+}
+
+/// The same behind an IOMMU, with memory that is mapped in an address space from `base` on.
+pub(super) fn start_at(
+    old: &mut Old<'_>,
+    space: &Space,
+    memory: OwnedFd,
+    base: u64,
+) -> Result<Running> {
+    let queues = queues(&memory, Some(base))?;
+    let place = PciDevice::find(nvme::MODEL)?;
+    let device = Device::bind_to(place.open()?, space)?;
+    device.attach()?;
+    let running = run_on(place, memory, queues, device, |_| Ok(false))?;
+    submit(old, running)
+}
+
+fn submit(old: &mut Old<'_>, running: Running) -> Result<Running> {
+    fill_disk()?;
     running.submit(BEFORE);
     let (queues, controller) = (&running.queues, &running.controller);
     old.common.check("first", queues.wait(3, PATIENCE));
@@ -237,8 +282,13 @@ pub(super) fn check_data(new: &mut New<'_>, name: &str, queues: &Queues) -> Resu
 
 /// Retrieves the memory, and looks at what was completed while nobody could tell the controller anything.
 fn look(new: &mut New<'_>) -> Result<(OwnedFd, Queues)> {
+    look_at(new, None)
+}
+
+/// The same where it is mapped for the controller from an address on, if that is so.
+pub(super) fn look_at(new: &mut New<'_>, base: Option<u64>) -> Result<(OwnedFd, Queues)> {
     let memory = new.retrieve(MEMORY)?;
-    let queues = Queues::new(Map::new(&memory, nvme::SIZE, true)?)?;
+    let queues = queues(&memory, base)?;
     let (last, first) = (Look::noted(new, NAME)?, Look::at(&queues)?);
     // Some were completed between the old kernel's last look and its end. Without those, too, it has to be enough.
     let (now, submitted) = (first.later(&queues)?, queues.submitted());
@@ -261,12 +311,22 @@ fn look(new: &mut New<'_>) -> Result<(OwnedFd, Queues)> {
 
 /// Retrieves the controller, which must be as it was.
 pub(super) fn retrieve(new: &mut New<'_>, memory: OwnedFd, queues: Queues) -> Result<Running> {
+    retrieve_in(new, memory, queues, &Space::new()?)
+}
+
+/// The same, and binds it to an address space.
+pub(super) fn retrieve_in(
+    new: &mut New<'_>,
+    memory: OwnedFd,
+    queues: Queues,
+    space: &Space,
+) -> Result<Running> {
     let place = PciDevice::find(nvme::MODEL)?;
     let path = noted(new, NAME, "path")?;
     new.common.check("nvme.address", same(place.path(), path));
     new.common
         .check("nvme.not-opened", refused(place.open(), &[Errno::BUSY]));
-    let device = Device::retrieve(new.session()?, Token(DEVICE))?;
+    let device = Device::bind_to(new.retrieve(DEVICE)?, space)?;
     let controller = Controller::new(device.map(0)?);
     check_same(new, NAME, &device, &controller.settings())?;
     Ok(Running {
@@ -286,7 +346,7 @@ fn take(new: &mut New<'_>, name: &str, running: &Running) -> Result<()> {
 }
 
 /// Waits for all requests, and takes their completions.
-fn take_all(new: &mut New<'_>, name: &str, running: &Running) -> Result<()> {
+pub(super) fn take_all(new: &mut New<'_>, name: &str, running: &Running) -> Result<()> {
     let queues = &running.queues;
     let all = queues.wait(queues.submitted(), ALL);
     new.common.check(&format!("{name}.all"), all);
@@ -307,7 +367,7 @@ fn take_over(new: &mut New<'_>) -> Result<Running> {
 }
 
 /// The queues go on where they were.
-fn go_on(new: &mut New<'_>, running: &Running) -> Result<()> {
+pub(super) fn go_on(new: &mut New<'_>, running: &Running) -> Result<()> {
     running.submit(AFTER);
     take_all(new, "after", running)
 }

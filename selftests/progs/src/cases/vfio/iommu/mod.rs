@@ -5,6 +5,8 @@
 //! These need a machine with Intel's IOMMU: see `iommu.toml`. QEMU traces what is written to its command
 //! register, and the requests that it refuses.
 
+mod accounts;
+mod damaged;
 mod faults;
 mod other;
 mod receive;
@@ -12,6 +14,7 @@ mod refused;
 mod sessions;
 mod stopped;
 mod thousand;
+mod two;
 
 use super::{
     agent::{
@@ -84,6 +87,41 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "What only the previous kernel had mapped cannot be used any more once the page table is replaced",
         faults::old_only_old,
         faults::old_only_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.accounts",
+        "Page tables that are given up, or replaced, are given back to the last page",
+        accounts::old,
+        accounts::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.accounts-kept",
+        "If they are kept, that is seen: the other case would notice",
+        accounts::old,
+        accounts::kept_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.two",
+        "An igb and an NVMe controller with one page table go on, and get another one after each other",
+        two::old,
+        two::new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.two-half",
+        "If only the igb gets another one, it goes on, and the controller is stopped",
+        two::old,
+        two::half_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.two-apart",
+        "An igb and an NVMe controller with a page table each go on, and both are taken over",
+        two::apart_old,
+        two::apart_new,
     )
     .on_request(),
     Case::update(
@@ -175,6 +213,41 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "Without an IOMMU in the next kernel, an igb is stopped before translation is off",
         receive::old,
         stopped::off_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.no-driver",
+        "If nobody takes the IOMMU over, an igb is stopped although translation is on",
+        receive::old,
+        stopped::no_driver_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged",
+        "A damaged hand-over is refused, nothing is freed that is in use, and the igb is stopped in the end",
+        receive::old,
+        damaged::invalid_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged-unknown",
+        "The same of one that is of another version, or none",
+        receive::old,
+        damaged::unknown_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged-missing",
+        "The same of one that names memory that is not there",
+        receive::old,
+        damaged::missing_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.damaged-taken",
+        "Who knows what was mapped takes the igb over all the same",
+        receive::old,
+        damaged::taken_new,
     )
     .on_request(),
     Case::local(

@@ -226,9 +226,14 @@ fn check_differs(
 }
 
 /// No page table is kept of those that are not in use any more.
-fn check_freed(new: &mut New<'_>, manifest: &Manifest) -> Result<()> {
+pub(super) fn check_freed(new: &mut New<'_>, manifest: &Manifest) -> Result<()> {
     new.common
         .check("freed", same(manifest.info()?.nr_tables, 0));
+    check_no_orphan(new)
+}
+
+/// Nothing is kept that nobody has a file of.
+pub(super) fn check_no_orphan(new: &mut New<'_>) -> Result<()> {
     let status = fs::read_to_string("/dev/luo_status")?;
     let orphan = status.lines().find(|line| line.starts_with("orphan"));
     new.common.check("no-orphan", same(orphan, None));
@@ -279,11 +284,15 @@ pub(super) fn new(new: &mut New<'_>) -> Result<()> {
 
 /// There is no module for the page table.
 pub(super) fn no_module_new(new: &mut New<'_>) -> Result<()> {
+    no_manifest_new(new, Errno::NODEV)
+}
+
+/// What tells of the page table cannot be retrieved, for a reason.
+pub(super) fn no_manifest_new(new: &mut New<'_>, why: Errno) -> Result<()> {
     let (memory, ring) = look(new)?;
     let fd = take(new)?;
     let answer = new.session()?.retrieve(Token(IOMMUFD));
-    new.common
-        .check("no-manifest", refused(answer, &[Errno::NODEV]));
+    new.common.check("no-manifest", refused(answer, &[why]));
     let space = Space::new()?;
     space.map(&memory, igb::SIZE, IOVA, Access::Write)?;
     let device = Device::bind_to(fd, &space)?;

@@ -3,6 +3,8 @@
 //! Devices whose page table nobody replaces are stopped before it is freed.
 
 use super::receive::{
+    check_no_orphan,
+    check_translation,
     seen,
     IOMMUFD, //
 };
@@ -22,6 +24,7 @@ use crate::{
     },
     expect::{
         is,
+        refused,
         same, //
     },
     memory::Map,
@@ -39,6 +42,12 @@ use crate::{
     }, //
 };
 use anyhow::Result;
+use liveupdate::Token;
+use rustix::io::Errno;
+use std::{
+    thread,
+    time::Duration, //
+};
 
 /// Nobody retrieves anything but the memory.
 pub(super) fn unclaimed_new(new: &mut New<'_>) -> Result<()> {
@@ -60,6 +69,36 @@ pub(super) fn unattached_new(new: &mut New<'_>) -> Result<()> {
         .check("freed", same(manifest.info()?.nr_tables, 0));
     drop(device);
     check_stopped(new, &ring)
+}
+
+/// No driver took the IOMMU over, which goes on with tables that nobody keeps. So the device is stopped when all drivers
+/// had their turn, and cannot be had any more.
+pub(super) fn no_driver_new(new: &mut New<'_>) -> Result<()> {
+    let memory = new.retrieve(MEMORY)?;
+    let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
+    let count = ring.received();
+    let before = noted(new, "igb", "before")?.parse::<u64>()?;
+    new.common.check(
+        "until-then",
+        is(count > before, "it did not run between the kernels"),
+    );
+    new.common.check("frames", ring.verify(count));
+    check_translation(new, "boot")?;
+    let master = PciDevice::find(igb::MODEL)?.is_master()?;
+    new.common
+        .check("no-master", is(!master, "it may still use memory"));
+    thread::sleep(Duration::from_millis(500));
+    new.common.check("silent", same(ring.received(), count));
+
+    let answer = new.session()?.retrieve(Token(DEVICE));
+    new.common.check("lost", refused(answer, &[Errno::NODEV]));
+    new.finish()?;
+    check_no_orphan(new)?;
+    thread::sleep(Duration::from_millis(500));
+    new.common
+        .check("silent-then", same(ring.received(), count));
+    new.common.check("frames-then", ring.verify(count));
+    check_translation(new, "finished")
 }
 
 /// The kernel was told not to use the IOMMU. The device is stopped before translation is.

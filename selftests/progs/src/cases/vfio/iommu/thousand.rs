@@ -2,10 +2,13 @@
 
 //! A page table that was handed over is replaced, again and again, while frames come as fast as they can.
 
-use super::receive::{
-    seen,
-    take_over,
-    IOVA, //
+use super::{
+    accounts::pages,
+    receive::{
+        seen,
+        take_over,
+        IOVA, //
+    },
 };
 use crate::{
     cases::vfio::{
@@ -122,15 +125,6 @@ fn replace(stream: &mut Stream<'_>, space: &Space, device: &Device, pend: bool) 
         &format!("{kept} pages of page tables, then {now}"),
     );
     Ok(same)
-}
-
-/// Pages of page tables of IOMMUs.
-fn pages() -> Result<u64> {
-    let text = fs::read_to_string("/proc/vmstat")?;
-    let mut words = text.split_ascii_whitespace();
-    let found = words.find(|word| *word == "nr_iommu_pages");
-    let value = found.and(words.next()).context("nr_iommu_pages")?;
-    Ok(value.parse()?)
 }
 
 fn run(new: &mut New<'_>, pend: bool) -> Result<()> {
