@@ -2,7 +2,8 @@
 
 //! The handler of a device comes when its session is about to be finished.
 //!
-//! The kernel has looked for it in vain by then, so that nobody was asked to stop the device. Nothing may be freed.
+//! The kernel has looked for it in vain by then, so that nobody was asked to stop the device. It has to look again
+//! before it frees anything.
 
 use super::{
     receive::{
@@ -15,12 +16,10 @@ use super::{
         check_running,
         check_stopped, //
     },
-    PATIENCE, //
 };
 use crate::{
     expect::{
         is,
-        refused,
         works, //
     },
     hugetlb::huge_memfd,
@@ -33,23 +32,14 @@ use crate::{
         module_loaded,
         set, //
     },
-    vfio::{
-        igb::{
-            self,
-            Ring, //
-        },
-        PciDevice, //
-    }, //
+    vfio::igb::Ring, //
 };
 use anyhow::Result;
 use liveupdate::{
     IncomingSession,
     Token, //
 };
-use rustix::{
-    fs::MemfdFlags,
-    io::Errno, //
-};
+use rustix::fs::MemfdFlags;
 use std::{
     fs,
     os::{
@@ -94,39 +84,24 @@ fn take(new: &mut New<'_>) -> Result<(IncomingSession, OwnedFd, Ring)> {
     Ok((session, memory, ring))
 }
 
-/// The handler is there, and has not stopped the device.
-fn check_late(new: &mut New<'_>, ring: &Ring) {
+/// The handler is there, and has stopped the device.
+fn check_late(new: &mut New<'_>, ring: &Ring) -> Result<()> {
     let loaded = module_loaded("luo_vfio_pci");
     new.common
         .check("loaded", is(loaded, "the handler did not come"));
-    let count = ring.received();
-    new.common.check("goes-on", ring.wait(count + 10, PATIENCE));
+    check_stopped(new, ring)
 }
 
-/// Finishing is refused, and can be tried again.
 pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     let (session, _memory, ring) = take(new)?;
-    let Err(failed) = session.finish() else {
-        new.common.check("refused", Err("it was finished".into()));
-        return Ok(());
-    };
-    new.common.check(
-        "refused",
-        refused(Err::<(), _>(failed.error), &[Errno::AGAIN]),
-    );
-    check_late(new, &ring);
-    new.common.check("finishes", works(failed.session.finish()));
-    check_stopped(new, &ring)
+    let finished = session.finish().map_err(|failed| failed.error);
+    new.common.check("finishes", works(finished));
+    check_late(new, &ring)
 }
 
-/// Who closes the session does not learn that it is not finished. It is kept with all that it has, and nobody gets the
-/// device.
+/// Who closes the session does not learn whether it is finished.
 pub(super) fn closed_new(new: &mut New<'_>) -> Result<()> {
     let (session, _memory, ring) = take(new)?;
     drop(session);
-    check_late(new, &ring);
-    let place = PciDevice::find(igb::MODEL)?;
-    new.common
-        .check("not-opened", refused(place.open(), &[Errno::BUSY]));
-    Ok(())
+    check_late(new, &ring)
 }

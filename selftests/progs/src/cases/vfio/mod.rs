@@ -113,14 +113,14 @@ pub(super) const CASES: &[Case] = &[
     .on_request(),
     Case::update(
         "vfio.late",
-        "If the handler of an igb comes while its session is finished, that is refused once, and then stops it",
+        "If the handler of an igb comes while its session is finished, it is asked, and stops the igb",
         late::old,
         late::new,
     )
     .on_request(),
     Case::update(
         "vfio.late-closed",
-        "If the session is closed instead, all of it is kept, and the igb goes on",
+        "The same if the session is closed instead",
         late::old,
         late::closed_new,
     )
