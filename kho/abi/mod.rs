@@ -32,6 +32,7 @@ pub mod pin;
 pub mod pools;
 pub mod radix;
 pub mod root;
+pub mod running;
 pub mod vfio_pci;
 pub mod vmalloc;
 

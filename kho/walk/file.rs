@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-3-Clause
 
-//! The files, in each format that is known.
+//! The files, in each format that is known: those of memory are here.
 
 use super::{
     luo::place,
@@ -27,6 +27,7 @@ use crate::abi::{
         self,
         HugetlbSer, //
     },
+    iommu,
     luo::{
         self,
         FileSer, //
@@ -41,6 +42,7 @@ use crate::abi::{
         self,
         MemfdExtentsSer, //
     },
+    vfio_pci,
     Error, //
 };
 
@@ -67,6 +69,7 @@ impl Walk<'_> {
             records: 0,
             pages: 0,
             list_pages: 0,
+            says: None,
             checksums: true,
         };
         if let Err(fault) = self.format(raw, &mut file) {
@@ -85,6 +88,8 @@ impl Walk<'_> {
             (memfd_extents::COMPATIBLE, Self::memfd_extents),
             (hugetlb::COMPATIBLE, Self::hugetlb),
             (guest_memfd::COMPATIBLE, Self::guest_memfd),
+            (vfio_pci::COMPATIBLE, Self::vfio_pci),
+            (iommu::COMPATIBLE, Self::iommu),
         ];
         let Some((_, read)) = read.iter().find(|(known, _)| known.to_bytes() == name) else {
             // What the data means is the handler's secret.

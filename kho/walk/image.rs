@@ -18,10 +18,18 @@ use crate::abi::{
         self,
         HugetlbSer, //
     },
+    iommu::{
+        self,
+        AreaSer,
+        DeviceSer,
+        IommuSer,
+        TableSer, //
+    },
     luo::{
         BlockSer,
         FileSer,
         FlbHeaderSer,
+        FlbSer,
         LuoSer,
         SessionSer, //
     },
@@ -35,6 +43,16 @@ use crate::abi::{
         MemfdExtentsSer, //
     },
     radix::Shape,
+    running::{
+        PciSer,
+        TranslatingSer, //
+    },
+    vfio_pci::{
+        self,
+        ConfigSer,
+        IdentitySer,
+        VfioPciSer, //
+    },
     vmalloc::KhoVmalloc,
     PageSize, //
 };
@@ -61,6 +79,7 @@ pub(super) struct Image {
     pub(super) pages: BTreeMap<u64, Vec<u8>>,
     pub(super) preserved: BTreeSet<(u64, u32)>,
     next: u64,
+    shared: Vec<FlbSer>,
     pub(super) fdt: Vec<u8>,
 }
 
@@ -199,6 +218,102 @@ impl Image {
         (guest_memfd::COMPATIBLE, self.keep(raw.as_bytes()))
     }
 
+    /// The file of a card.
+    pub(super) fn card(&mut self) -> (&'static CStr, u64) {
+        let piece = |offset| ConfigSer::new(offset, &[1; 64], &[2; 64]);
+        let pieces: Vec<ConfigSer> = (0..256).step_by(64).map(piece).collect();
+        let mut raw = VfioPciSer {
+            magic: VfioPciSer::MAGIC,
+            version: VfioPciSer::VERSION,
+            len: VfioPciSer::LEN,
+            identity: IdentitySer {
+                vendor: 0x8086,
+                device: 0x10c9,
+                bdf: 0x0108,
+                ..Default::default()
+            },
+            cfg_size: 256,
+            config: self.array(pieces.as_bytes()),
+            ..Default::default()
+        };
+        raw.checksum = raw.sum();
+        (vfio_pci::COMPATIBLE, self.keep(raw.as_bytes()))
+    }
+
+    /// A page table of three pages with one area.
+    pub(super) fn page_table(&mut self) -> (&'static CStr, u64) {
+        let tables: Vec<TableSer> = (0..3)
+            .map(|_| TableSer::new(self.keep(&[]) >> 12))
+            .collect();
+        let mut area = AreaSer {
+            iova: 0x10_0000,
+            length: 0x20_0000,
+            flags: AreaSer::READ,
+            ..Default::default()
+        };
+        area.set_token(Some(0));
+        let mut raw = IommuSer {
+            magic: IommuSer::MAGIC,
+            version: IommuSer::VERSION,
+            len: IommuSer::LEN,
+            format: IommuSer::VTD_SECOND_STAGE,
+            levels: 3,
+            nr_areas: 1,
+            nr_tables: 3,
+            last: (1 << 39) - 1,
+            tables: self.array(tables.as_bytes()),
+            areas: self.array(area.as_bytes()),
+            nr_devices: 1,
+            ..Default::default()
+        };
+        raw.devices[0] = DeviceSer {
+            bdf: 0x0108,
+            ..Default::default()
+        };
+        raw.checksum = raw.sum();
+        (iommu::COMPATIBLE, self.keep(raw.as_bytes()))
+    }
+
+    /// State that one file needs, in so many pages, with these bytes in the first one and these in the second.
+    fn state(&mut self, name: &CStr, order: u32, first: &[u8], second: &[u8]) {
+        let nr = 1 << order;
+        let pfn = 0xa_0000 + 16 * self.shared.len() as u64;
+        for page in 0..nr {
+            let mut bytes = [first, second]
+                .get(page as usize)
+                .copied()
+                .unwrap_or_default()
+                .to_vec();
+            bytes.resize(4096, 0);
+            self.pages.insert(pfn + page, bytes);
+        }
+        self.preserved.insert((pfn, order));
+        let mut state = FlbSer {
+            name: [0; 48],
+            data: pfn << 12,
+            count: 1,
+        };
+        state.name[..name.count_bytes()].copy_from_slice(name.to_bytes());
+        self.shared.push(state);
+    }
+
+    /// What the kernel shares among files of cards.
+    pub(super) fn running(&mut self) {
+        let pci = PciSer {
+            entry_size: 48,
+            nr: 2,
+        };
+        self.state(PciSer::COMPATIBLE, 3, pci.as_bytes(), &[]);
+        let iommu = TranslatingSer {
+            size: 16384,
+            nr_pages: 2,
+        };
+        let pages = [self.keep(&[]), self.keep(&[])];
+        let mut second = vec![0; TranslatingSer::PAGES_AT - 4096];
+        second.extend(pages.as_bytes());
+        self.state(TranslatingSer::COMPATIBLE, 2, iommu.as_bytes(), &second);
+    }
+
     /// Blocks of at most this many entries.
     fn blocks<T: IntoBytes + zerocopy::Immutable>(&mut self, entries: &[T], room: usize) -> u64 {
         let mut next = 0;
@@ -240,12 +355,16 @@ impl Image {
                 }
             })
             .collect();
-        let flbs = FlbHeaderSer { pages: 1, count: 0 };
+        let flbs = FlbHeaderSer {
+            pages: 1,
+            count: self.shared.len() as u64,
+        };
+        let flbs = [flbs.as_bytes(), self.shared.as_bytes()].concat();
         let luo = LuoSer {
             compatible: *b"luo-v5\0\0",
             liveupdate_num: 7,
             sessions: self.blocks(&sessions, 51),
-            flbs: self.keep(flbs.as_bytes()),
+            flbs: self.keep(&flbs),
         };
         let luo = self.keep(luo.as_bytes());
         self.root(luo);
@@ -309,7 +428,9 @@ impl Image {
         let memfd = image.memfd(&[0x7_0005, 0x7_0001, 0x7_0009]);
         let (run, huge, guest) = (image.run(), image.huge(), image.guest());
         let empty = image.memfd(&[]);
-        image.sessions(&[&[memfd, run, huge], &[guest], &[empty], &[]]);
+        let (card, table) = (image.card(), image.page_table());
+        image.running();
+        image.sessions(&[&[memfd, run, huge], &[guest], &[empty], &[card, table], &[]]);
         image
     }
 }

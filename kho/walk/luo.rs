@@ -87,10 +87,15 @@ impl Walk<'_> {
         let mut rest = page.get(size_of::<FlbHeaderSer>()..).unwrap_or_default();
         for _ in 0..count {
             let (entry, left) = FlbSer::read_from_prefix(rest).map_err(|_| Error::Block)?;
-            luo.shared.push(Flb {
+            let mut flb = Flb {
                 compatible: text(luo::name(&entry.name)),
                 files: entry.count,
-            });
+                pages: 0,
+            };
+            if let Err(fault) = self.state(&entry, &mut flb) {
+                self.complain(&format!("state {}", flb.compatible), fault);
+            }
+            luo.shared.push(flb);
             rest = left;
         }
         Ok(())

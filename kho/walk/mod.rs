@@ -7,6 +7,7 @@
 //! is preserved bounds what it does, whatever is written there, and what is left over in the end is what
 //! nothing refers to.
 
+mod device;
 mod file;
 mod lists;
 mod luo;
@@ -229,6 +230,21 @@ impl Walk<'_> {
         let mut bytes = vec![0; size_of::<T>()];
         self.read(phys, &mut bytes)?;
         T::read_from_bytes(&bytes).map_err(|_| Error::Size.into())
+    }
+
+    /// Reads bytes that begin in one page and may end in another one that follows it.
+    fn read_bytes(&mut self, phys: u64, size: u64) -> Result<Vec<u8>> {
+        if !self.page.is_aligned(phys) {
+            return Err(Error::Pfn.into());
+        }
+        let mut bytes = vec![0; usize::try_from(size).map_err(|_| Error::Size)?];
+        let page = usize::try_from(self.page.bytes()).map_err(|_| Error::PageSize)?;
+        let mut phys = phys;
+        for part in bytes.chunks_mut(page) {
+            self.read(phys, part)?;
+            phys = phys.checked_add(self.page.bytes()).ok_or(Error::Pfn)?;
+        }
+        Ok(bytes)
     }
 
     fn read_page(&mut self, phys: u64) -> Result<Vec<u8>> {

@@ -119,6 +119,8 @@ pub struct File {
     pub pages: u64,
     /// Number of pages of the header and of lists.
     pub list_pages: u64,
+    /// What it stands for, if that is not memory.
+    pub says: Option<String>,
     /// Whether header and lists have checksums, which were right if there is no problem.
     pub checksums: bool,
 }
@@ -131,6 +133,8 @@ pub struct Flb {
     pub compatible: String,
     /// Number of files that need it.
     pub files: u64,
+    /// Number of pages that it is in, if the format is known.
+    pub pages: u64,
 }
 
 /// A piece of preserved memory.

@@ -27,7 +27,6 @@ use crate::abi::{
 use std::{
     format,
     string::String,
-    vec,
     vec::Vec, //
 };
 use zerocopy::FromBytes as _;
@@ -76,17 +75,10 @@ impl Walk<'_> {
 
     /// Reads all of it, page by page.
     fn bytes(&mut self, raw: &root::Subtree<'_>) -> Result<Vec<u8>> {
-        if raw.size > MAX || !self.page.is_aligned(raw.phys) {
+        if raw.size > MAX {
             return Err(Error::Size.into());
         }
-        let mut bytes = vec![0; usize::try_from(raw.size).map_err(|_| Error::Size)?];
-        let page = usize::try_from(self.page.bytes()).map_err(|_| Error::PageSize)?;
-        let mut phys = raw.phys;
-        for part in bytes.chunks_mut(page) {
-            self.read(phys, part)?;
-            phys = phys.checked_add(self.page.bytes()).ok_or(Error::Pfn)?;
-        }
-        Ok(bytes)
+        self.read_bytes(raw.phys, raw.size)
     }
 
     fn metadata(&mut self, raw: &root::Subtree<'_>) -> Result<String> {

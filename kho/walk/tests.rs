@@ -23,17 +23,28 @@ fn every_page_of_a_good_hand_over_is_accounted_for() {
     let luo = report.luo.unwrap();
     assert_eq!((luo.liveupdates, luo.pages), (7, 2));
     let names: Vec<_> = luo.sessions.iter().map(|s| s.name.as_str()).collect();
-    assert_eq!(names, ["vm-a", "vm-b", "vm-c", "vm-d"]);
+    assert_eq!(names, ["vm-a", "vm-b", "vm-c", "vm-d", "vm-e"]);
     let files: Vec<_> = luo.sessions.iter().flat_map(|s| &s.files).collect();
     let pages: Vec<_> = files.iter().map(|f| (f.pages, f.list_pages)).collect();
-    assert_eq!(pages, [(3, 3), (8, 3), (3 * 512, 3), (3, 3), (0, 1)]);
+    let memory = [(3, 3), (8, 3), (3 * 512, 3), (3, 3), (0, 1)];
+    assert_eq!(pages, [&memory[..], &[(0, 3), (3, 5)]].concat());
+    let says: Vec<_> = files.iter().filter_map(|f| f.says.as_deref()).collect();
+    assert_eq!(
+        says,
+        [
+            "PCI device 0000:01:01.0 (8086:10c9)",
+            "page table with 1 area for 0000:01:01.0"
+        ]
+    );
+    let shared: u64 = luo.shared.iter().map(|flb| flb.pages).sum();
+    assert_eq!(shared, 8 + 4 + 2);
     // Blocks of files, the page of LUO and that of the root.
     let lists: u64 = luo.sessions.iter().map(|s| s.pages).sum();
-    assert_eq!(lists, 4);
+    assert_eq!(lists, 5);
     let all: u64 = pages.iter().map(|(pages, lists)| pages + lists).sum();
-    assert_eq!(report.pages, all + lists + luo.pages + 1 + 1);
+    assert_eq!(report.pages, all + lists + shared + luo.pages + 1 + 1);
     let orders: Vec<_> = report.orders.iter().map(|o| (o.order, o.count)).collect();
-    assert_eq!(orders, [(0, 29), (1, 1), (2, 1), (9, 3)]);
+    assert_eq!(orders, [(0, 43), (1, 1), (2, 2), (3, 1), (9, 3)]);
 }
 
 #[test]
@@ -91,6 +102,21 @@ fn each_kind_of_damage_is_told_where_it_is() {
     image.pages.get_mut(&(data >> 12)).unwrap()[20] ^= 1;
     image.sessions(&[&[(name, data)]]);
     assert_eq!(complaint(&image), "session vm-a, file 0: wrong checksum");
+
+    let mut image = Image::default();
+    let (table, data) = image.page_table();
+    // The first page of the page table comes first of all.
+    let first = image.pages.keys().next().copied().unwrap();
+    image.preserved.remove(&(first, 0));
+    image.sessions(&[&[(table, data)]]);
+    let text = "session vm-a, file 0: what it refers to at 0x1001000 is not preserved";
+    assert_eq!(complaint(&image), text);
+
+    let mut image = Image::default();
+    image.running();
+    image.preserved.remove(&(0xa_0000, 3));
+    image.sessions(&[]);
+    assert!(complaint(&image).starts_with("state pci-running-v1: what it refers to"));
 
     let mut image = Image::default();
     let file = image.run();

@@ -29,7 +29,7 @@ fn told(report: &Report) -> u64 {
         pages += subtree.pages;
     }
     if let Some(luo) = &report.luo {
-        pages += luo.pages;
+        pages += luo.pages + luo.shared.iter().map(|state| state.pages).sum::<u64>();
         for session in &luo.sessions {
             let files = session.files.iter();
             pages += session.pages + files.map(|file| file.pages + file.list_pages).sum::<u64>();

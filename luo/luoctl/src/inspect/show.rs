@@ -153,23 +153,33 @@ fn sessions(direction: Direction, luo: &Luo) -> Vec<Node> {
     for shared in &luo.shared {
         let files = count(shared.files, "file");
         let name = shared.compatible.escape_debug();
-        nodes.push(Node::leaf(format!("state {name}, shared by {files}")));
+        let pages = match shared.pages {
+            0 => String::new(),
+            pages => format!(", {}", count(pages, "page")),
+        };
+        nodes.push(Node::leaf(format!(
+            "state {name}, shared by {files}{pages}"
+        )));
     }
     nodes
 }
 
 fn file(file: &File) -> Node {
     let name = file.compatible.escape_debug();
-    let Some(bytes) = file.bytes else {
+    if file.header.is_none() {
         return Node::leaf(format!(
             "file {}: {name}, a format that is not known",
             file.token
         ));
+    }
+    let is = match (&file.says, file.bytes) {
+        (Some(says), _) => says.escape_debug().to_string(),
+        (None, Some(bytes)) => human(bytes),
+        (None, None) => "damaged".into(),
     };
     Node::leaf(format!(
-        "file {}: {name}, {}, {} in {}, {} of lists{}",
+        "file {}: {name}, {is}, {} in {}, {} of lists{}",
         file.token,
-        human(bytes),
         count(file.pages, "page"),
         count(file.records, "record"),
         count(file.list_pages, "page"),
@@ -202,6 +212,7 @@ mod tests {
             records: 1,
             pages: 1536,
             list_pages: 3,
+            says: None,
             checksums: true,
         };
         let report = Report {
