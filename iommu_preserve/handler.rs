@@ -74,6 +74,7 @@ pub(crate) struct CheckedFile {
 #[vtable]
 impl FileHandler for IommuFiles {
     const COMPATIBLE: &'static CStr = COMPATIBLE;
+    const WHEN_LOST: &'static str = "its page table stays where it is";
 
     type Header = IommuSer;
     type State = State;

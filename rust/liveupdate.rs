@@ -104,6 +104,8 @@ pub struct Retrieved<L> {
 pub trait FileHandler: Sized + 'static {
     /// Names the format; the next kernel finds its handler by it.
     const COMPATIBLE: &'static CStr;
+    /// What becomes of what a file consists of if it cannot be made again, for the log.
+    const WHEN_LOST: &'static str = "its memory freed";
 
     /// What the next kernel gets.
     type Header: Abi;

@@ -383,8 +383,9 @@ impl<T: FileHandler> Adapter<T> {
 
     fn lost(err: &RestoreError) -> Error {
         pr_err!(
-            "{}: retrieve failed, the file is lost and its memory freed: {}\n",
+            "{}: retrieve failed, the file is lost and {}: {}\n",
             T::COMPATIBLE,
+            T::WHEN_LOST,
             err
         );
         err.to_error()

@@ -18,6 +18,7 @@ use kho::abi::{
         TableSer,
         COMPATIBLE, //
     },
+    running::TranslatingSer,
     vmalloc::KhoVmalloc, //
 };
 use serde_json::json;
@@ -28,11 +29,11 @@ use crate::between::{
 };
 use crate::handed::Handed;
 
-/// What the IOMMU core of the kernel hands over (`include/linux/kho/abi/iommu.h`), and where in it are its own size
-/// and the address of the first IOMMU's table of devices.
-const CORE: &[u8] = b"iommu-translating-v1";
+/// Where in what the IOMMU core of the kernel hands over are its own size, the address of the first IOMMU's table of
+/// devices, and that of the first page of all such tables.
 const CORE_SIZE: u64 = 0;
 const CORE_TABLE: u64 = 16;
+const CORE_PAGE: u64 = TranslatingSer::PAGES_AT as u64;
 
 /// What is wrong. Where it is not the checksum, that fits.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -61,6 +62,8 @@ enum Damage {
     CoreSize,
     /// It tells another table of devices than the IOMMU uses.
     CoreTable,
+    /// It takes its own memory, which is more than a page, for a page of such a table.
+    CorePage,
 }
 
 /// What to damage, and where.
@@ -113,7 +116,7 @@ fn change_area(memory: &mut Memory, header: &IommuSer, f: impl FnOnce(&mut AreaS
 
 fn damage(memory: &mut Memory, fdt: &[u8], damage: Damage) -> Result<()> {
     let mut handed = Handed::find(memory, fdt)?;
-    let core = handed.shared(CORE)?;
+    let core = handed.shared(TranslatingSer::COMPATIBLE.to_bytes())?;
     let phys = handed.file(COMPATIBLE.to_bytes())?;
     let header: IommuSer = memory.read(phys)?;
     let too_many = IommuSer::MAX_DEVICES as u32 + 1;
@@ -144,6 +147,7 @@ fn damage(memory: &mut Memory, fdt: &[u8], damage: Damage) -> Result<()> {
             let table: u64 = memory.read(at)?;
             memory.write(at, &(table ^ 1 << 12))
         }
+        Damage::CorePage => memory.write(core + CORE_PAGE, &core),
     }
 }
 
