@@ -5,7 +5,7 @@
 //! The card has `-netdev dgram` with sockets of the file system. The sender says in the state directory, in
 //! `due`, again and again, how many frames were due by now: a machine's own clock may be wrong by far if its
 //! CPU is emulated. It begins when `go` appears there, no longer waits from one frame to the next when `fast` does,
-//! and when `stop` does, it says in `sent` how many there were. If it may ask QEMU, it tells all the time how many
+//! and when `stop` does, it says in `sent` how many there were. One number is left out once `lose` appears. If it may ask QEMU, it tells all the time how many
 //! are in the machine's memory.
 
 #[path = "../../progs/src/vfio/descriptor.rs"]
@@ -64,7 +64,8 @@ pub struct Options {
 /// If a frame cannot be sent, but for a machine that is not there any more: none may be lost unnoticed.
 pub fn main(options: &Options) -> Result<()> {
     let socket = UnixDatagram::bind(&options.from).context("the sender's socket")?;
-    let [go, fast, stop] = ["go", "fast", "stop"].map(|name| options.state.join(name));
+    let [go, fast, lose, stop] =
+        ["go", "fast", "lose", "stop"].map(|name| options.state.join(name));
     while !go.exists() {
         thread::sleep(Duration::from_millis(20));
     }
@@ -77,8 +78,12 @@ pub fn main(options: &Options) -> Result<()> {
     let start = Instant::now();
     let (state, every) = (options.state.clone(), options.every);
     thread::spawn(move || tell_due(&state, start, every));
-    let mut number = 0;
+    let (mut number, mut lost) = (0, false);
     while !stop.exists() {
+        if !lost && lose.exists() {
+            lost = true;
+            number += 1;
+        }
         match socket.send_to(&frame::frame(number), &options.to) {
             Ok(_) => number += 1,
             // The machine was switched off.
