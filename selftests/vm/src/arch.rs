@@ -71,6 +71,8 @@ pub enum Variant {
     Deferred,
     /// Plain, but with lockdown and signed modules.
     Locked,
+    /// Plain, but with a disk and its file system, in modules.
+    Disk,
     /// Plain, but without the project's patches, and so without modules. Mainline's memfd handler is a part of
     /// the kernel. What others are compared with.
     Vanilla,
@@ -118,6 +120,7 @@ impl Build {
             Variant::Other => format!("{}-other", self.arch),
             Variant::Deferred => format!("{}-deferred", self.arch),
             Variant::Locked => format!("{}-locked", self.arch),
+            Variant::Disk => format!("{}-disk", self.arch),
             Variant::Vanilla => format!("{}-vanilla", self.arch),
             Variant::VanillaDeferred => format!("{}-vanilla-deferred", self.arch),
         }

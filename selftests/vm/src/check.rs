@@ -121,6 +121,7 @@ pub(crate) fn command(test: &Declared, build: Build) -> Result<Command> {
         Variant::Debug => drop(run.args(["--variant", "debug"])),
         Variant::Deferred => drop(run.args(["--variant", "deferred"])),
         Variant::Locked => drop(run.args(["--variant", "locked"])),
+        Variant::Disk => drop(run.args(["--variant", "disk"])),
         _ => {}
     }
     if let Some(cpus) = test.cpus(build.variant) {

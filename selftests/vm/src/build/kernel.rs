@@ -80,6 +80,7 @@ fn fragments(build: Build) -> Vec<PathBuf> {
         Variant::Other => list.push(dir.join("other.config")),
         Variant::Deferred => list.push(dir.join("deferred.config")),
         Variant::Locked => list.push(dir.join("locked.config")),
+        Variant::Disk => list.push(dir.join("disk.config")),
         Variant::Vanilla => list.push(dir.join("vanilla.config")),
         Variant::VanillaDeferred => {
             list.extend(["deferred.config", "vanilla.config"].map(|name| dir.join(name)));

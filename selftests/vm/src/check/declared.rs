@@ -105,6 +105,7 @@ impl Declared {
             Variant::Debug => ("debug", true),
             Variant::Deferred => ("deferred", false),
             Variant::Locked => ("locked", false),
+            Variant::Disk => ("disk", false),
             Variant::Vanilla => ("vanilla", false),
             Variant::VanillaDeferred => ("vanilla-deferred", false),
             Variant::Plain | Variant::Other => ("plain", true),

@@ -123,6 +123,7 @@ fn no_kernel(path: &Path, stage: &Stage, build: Build) -> Error {
         Variant::Other => " VARIANT=other",
         Variant::Deferred => " VARIANT=deferred",
         Variant::Locked => " VARIANT=locked",
+        Variant::Disk => " VARIANT=disk",
         Variant::Vanilla => " VARIANT=vanilla",
         Variant::VanillaDeferred => " VARIANT=vanilla-deferred",
     };
