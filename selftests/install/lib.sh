@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 #
 # What the tests of the installation share: a Debian 13 with systemd and both makers of initramfs images,
-# and the lab's plain kernel installed in it. To be read with `.` inside selftests/vm/enter, with $top set.
+# and the lab's kernel for a disk installed in it. To be read with `.` inside selftests/vm/enter, with $top set.
 
-PACKAGES=systemd,systemd-sysv,udev,kmod,initramfs-tools,busybox,zstd,dracut-core,cpio,man-db
+PACKAGES=systemd,systemd-sysv,udev,kmod,initramfs-tools,busybox,zstd,dracut-core,cpio,man-db,e2fsprogs,fdisk
 cache=${LIVEUPDATE_CACHE:?use selftests/vm/enter}
 base=$cache/debian-$(printf %s "$PACKAGES" | cksum | cut -d' ' -f1)
 
@@ -38,8 +38,8 @@ copy_base() {
 	remove "$1"
 	mkdir -p "$(dirname "$1")"
 	cp -a "$base" "$1"
-	"$top/selftests/vm/lab" kernel --arch x86_64 || fail "the lab kernel could not be built"
-	KDIR=$(readlink -f "$top/build/x86_64/kernel")
+	"$top/selftests/vm/lab" kernel --arch x86_64 --variant disk || fail "the lab kernel could not be built"
+	KDIR=$(readlink -f "$top/build/x86_64-disk/kernel")
 	RELEASE=$(cat "$KDIR/include/config/kernel.release")
 	make -s -C "$KDIR/source" O="$KDIR" ARCH=x86_64 LLVM=1 INSTALL_MOD_PATH="$1" modules_install >/dev/null 2>&1 ||
 		fail "modules_install of the lab kernel"
@@ -60,14 +60,27 @@ inside() {
 	chroot "$root" /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
 
-# Removes a root, and nothing of what is mounted in it.
-remove() {
+# Undoes what `inside` has mounted.
+leave() {
 	for d in proc dev sys; do
 		! mounted "$1/$d" || busybox umount -l "$1/$d"
 	done
 	for d in proc dev sys; do
 		! mounted "$1/$d" || fail "$1/$d is still mounted"
 	done
+}
+
+# Runs a program of the Debian on files of this machine: the lab's root has none for disks.
+tool() {
+	program=$base/usr/sbin/$1
+	shift
+	MKE2FS_CONFIG=$base/etc/mke2fs.conf "$base/lib64/ld-linux-x86-64.so.2" \
+		--library-path "$base/usr/lib/x86_64-linux-gnu" "$program" "$@"
+}
+
+# Removes a root, and nothing of what is mounted in it.
+remove() {
+	leave "$1"
 	rm -rf --one-file-system "$1"
 }
 

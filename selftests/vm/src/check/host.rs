@@ -59,13 +59,13 @@ pub(super) fn tests() -> Vec<HostTest> {
         ),
         HostTest::new(
             "install.debian",
-            "In a Debian with systemd: installed, rebooted, updated live, everything retrieved, and uninstalled.",
+            "In a Debian with systemd, on a disk: installed, rebooted, updated live, everything retrieved, and uninstalled.",
             0,
             &["selftests/install/debian"],
         ),
         HostTest::new(
             "install.dracut",
-            "The same with an initramfs that dracut made.",
+            "The same in a Debian that has dracut for its initramfs.",
             0,
             &["selftests/install/debian", "--dracut"],
         ),
