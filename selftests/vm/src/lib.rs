@@ -5,16 +5,10 @@
 
 pub mod arch;
 pub mod bench;
-pub mod between;
+pub mod beside;
 pub mod build;
 pub mod check;
-pub mod damage;
-pub mod damage_iommu;
 pub mod demo;
-pub mod frames;
-mod handed;
 pub mod lint;
-pub mod master;
 mod qmp;
 pub mod run;
-pub mod slot;

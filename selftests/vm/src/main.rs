@@ -18,15 +18,11 @@ use lab::{
         Variant, //
     },
     bench,
+    beside,
     build,
     check,
-    damage,
-    damage_iommu,
     demo,
-    frames,
-    lint,
-    master,
-    slot, //
+    lint, //
 };
 
 /// Builds the lab kernels and modules, and runs live updates in virtual machines.
@@ -90,16 +86,8 @@ enum Command {
     BenchCompare(bench::CompareOptions),
     /// Formatting, lints, licences and checkpatch.
     Lint,
-    /// Sends numbered frames to a network card of a machine; for --host of a run.
-    Frames(frames::Options),
-    /// Damages what is handed over about preserved memory; for --host of a run.
-    Damage(damage::Options),
-    /// Damages what is handed over about an IOMMU; for --host of a run.
-    DamageIommu(damage_iommu::Options),
-    /// Lets a card use memory when there is no kernel; for --host of a run.
-    Master(master::Options),
-    /// Takes a card out of a machine while its kernel is replaced; for --host of a run.
-    Slot(slot::Options),
+    #[command(flatten)]
+    Beside(beside::Command),
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
@@ -114,11 +102,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Bench(options) => return bench::main(&options),
         Command::BenchCompare(options) => return bench::compare_main(&options),
         Command::Lint => return lint::main(),
-        Command::Damage(options) => damage::main(&options)?,
-        Command::DamageIommu(options) => damage_iommu::main(&options)?,
-        Command::Frames(options) => frames::main(&options)?,
-        Command::Master(options) => master::main(&options)?,
-        Command::Slot(options) => slot::main(&options)?,
+        Command::Beside(command) => beside::main(&command)?,
     }
     Ok(ExitCode::SUCCESS)
 }

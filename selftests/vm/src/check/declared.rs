@@ -2,6 +2,7 @@
 
 //! The test lists: `selftests/tests/*.toml`.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use anyhow::{
@@ -42,6 +43,9 @@ pub(crate) struct Declared {
     variant: Vec<String>,
     /// CPUs of the machine. Emulated ones cost time also where they only wait for each other.
     cpus: Option<u32>,
+    /// What the machine has, by the names of `devices.toml`: `--qemu` of each, before all other options.
+    #[serde(default)]
+    devices: Vec<String>,
     /// Options of the runner for the whole run.
     #[serde(default)]
     pub(crate) args: Vec<String>,
@@ -76,6 +80,19 @@ struct Skips {
 }
 
 impl Declared {
+    fn add_devices(&mut self, known: &BTreeMap<String, String>) -> Result<()> {
+        let mut args = Vec::new();
+        for name in &self.devices {
+            let device = known.get(name).with_context(|| {
+                format!("{} has a device {name:?} that nothing declares", self.name)
+            })?;
+            args.extend(["--qemu".into(), device.clone()]);
+        }
+        args.append(&mut self.args);
+        self.args = args;
+        Ok(())
+    }
+
     /// The results that are expected to be skipped on a variant.
     pub(super) fn skips(&self, variant: Variant) -> &[String] {
         match variant {
@@ -118,7 +135,11 @@ impl Declared {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {
+    #[serde(default)]
     test: Vec<Declared>,
+    /// Arguments for QEMU that have a name.
+    #[serde(default)]
+    devices: BTreeMap<String, String>,
 }
 
 /// Reads every list, in the order of their names.
@@ -131,6 +152,7 @@ pub(super) fn load() -> Result<Vec<Declared>> {
         .collect();
     paths.sort();
     let mut tests: Vec<Declared> = Vec::new();
+    let mut devices = BTreeMap::new();
     for path in paths {
         let list: List = toml::from_str(&fs::read_to_string(&path)?)
             .with_context(|| format!("{} is not a test list", path.display()))?;
@@ -147,6 +169,10 @@ pub(super) fn load() -> Result<Vec<Declared>> {
             }
             tests.push(test);
         }
+        devices.extend(list.devices);
+    }
+    for test in &mut tests {
+        test.add_devices(&devices)?;
     }
     Ok(tests)
 }

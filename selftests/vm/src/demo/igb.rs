@@ -291,8 +291,7 @@ pub(super) fn main(old: Build, sabotage: bool) -> Result<ExitCode> {
     let mut test = check::declared(if sabotage { bad } else { good })?;
     let host = test.args.iter().position(|arg| arg == "--host");
     let host = host.and_then(|at| test.args.get_mut(at + 1));
-    host.context("the test has no sender")?
-        .push_str(" --qmp $LU_QMP");
+    host.context("the test has no sender")?.push_str(" --watch");
     for stage in &mut test.stages {
         stage.cmd = format!("{HOST}; {} --frames {FRAMES}", stage.cmd);
     }

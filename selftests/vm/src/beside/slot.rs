@@ -17,12 +17,12 @@ use serde_json::{
     Value, //
 };
 
-use crate::between::{
+use super::between::{
     configuration,
     function,
-    Memory,
-    Sockets, //
+    Memory, //
 };
+use super::Machine;
 
 /// The capability of PCI Express, and where its slot control register is.
 const EXPRESS: u64 = 0x10;
@@ -35,7 +35,7 @@ const ON: u64 = 1 << 8;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    sockets: Sockets,
+    machine: Machine,
     /// The root port on bus 0, as in its option addr.
     #[arg(long, value_parser = function)]
     port: u64,
@@ -81,12 +81,8 @@ impl Port {
 }
 
 /// Waits for the old kernel's end, and does it before there is another one.
-///
-/// # Errors
-///
-/// If QEMU does not do it.
-pub fn main(options: &Options) -> Result<()> {
-    let (mut qmp, memory) = options.sockets.stop()?;
+pub(super) fn main(options: &Options) -> Result<()> {
+    let (mut qmp, memory) = options.machine.stop()?;
     let mut port = Port {
         base: configuration(&mut qmp)? + options.port,
         memory,

@@ -5,22 +5,19 @@
 //! The card has `-netdev dgram` with sockets of the file system. The sender says in the state directory, in
 //! `due`, again and again, how many frames were due by now: a machine's own clock may be wrong by far if its
 //! CPU is emulated. It begins when `go` appears there, no longer waits from one frame to the next when `fast` does,
-//! and when `stop` does, it says in `sent` how many there were. One number is left out once `lose` appears. If it may ask QEMU, it tells all the time how many
+//! and when `stop` does, it says in `sent` how many there were. One number is left out once `lose` appears. If it is asked to, it tells all the time how many
 //! are in the machine's memory.
 
-#[path = "../../progs/src/vfio/descriptor.rs"]
+#[path = "../../../progs/src/vfio/descriptor.rs"]
 pub mod descriptor;
-#[path = "../../progs/src/vfio/frame.rs"]
+#[path = "../../../progs/src/vfio/frame.rs"]
 pub mod frame;
 mod outside;
 
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
-use std::path::{
-    Path,
-    PathBuf, //
-};
+use std::path::Path;
 use std::sync::atomic::{
     AtomicU64,
     Ordering, //
@@ -37,46 +34,39 @@ use anyhow::{
     Result, //
 };
 
+use super::Machine;
+
 /// What to send, and where.
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The socket that frames go to, which is QEMU's.
-    #[arg(long)]
-    to: PathBuf,
-    /// The socket that they come from, which is made.
-    #[arg(long)]
-    from: PathBuf,
-    /// Directory of `go`, `stop` and `sent`.
-    #[arg(long)]
-    state: PathBuf,
+    #[command(flatten)]
+    machine: Machine,
     /// Milliseconds from one frame to the next.
     #[arg(long, default_value_t = 20)]
     every: u64,
-    /// QEMU's control socket: tell how many frames are in the machine's memory, whoever runs there.
+    /// Tell how many frames are in the machine's memory, whoever runs there.
     #[arg(long)]
-    qmp: Option<PathBuf>,
+    watch: bool,
 }
 
 /// Sends until it is told to stop.
-///
-/// # Errors
-///
-/// If a frame cannot be sent, but for a machine that is not there any more: none may be lost unnoticed.
-pub fn main(options: &Options) -> Result<()> {
-    let socket = UnixDatagram::bind(&options.from).context("the sender's socket")?;
+pub(super) fn main(options: &Options) -> Result<()> {
+    let machine = &options.machine;
+    let [to, from] = ["net.vm", "net.host"].map(|name| machine.work.join(name));
+    let socket = UnixDatagram::bind(from).context("the sender's socket")?;
     let [go, fast, lose, stop] =
-        ["go", "fast", "lose", "stop"].map(|name| options.state.join(name));
+        ["go", "fast", "lose", "stop"].map(|name| machine.state.join(name));
     while !go.exists() {
         thread::sleep(Duration::from_millis(20));
     }
     let sent = Arc::new(AtomicU64::new(0));
-    if let Some(qmp) = &options.qmp {
-        let (sent, state) = (sent.clone(), options.state.clone());
-        let mut ring = outside::Ring::new(qmp, &state)?;
+    if options.watch {
+        let sent = sent.clone();
+        let mut ring = outside::Ring::new(machine)?;
         thread::spawn(move || ring.tell(&sent));
     }
     let start = Instant::now();
-    let (state, every) = (options.state.clone(), options.every);
+    let (state, every) = (machine.state.clone(), options.every);
     thread::spawn(move || tell_due(&state, start, every));
     let (mut number, mut lost) = (0, false);
     while !stop.exists() {
@@ -84,7 +74,7 @@ pub fn main(options: &Options) -> Result<()> {
             lost = true;
             number += 1;
         }
-        match socket.send_to(&frame::frame(number), &options.to) {
+        match socket.send_to(&frame::frame(number), &to) {
             Ok(_) => number += 1,
             // The machine was switched off.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Ok(()),
@@ -96,7 +86,7 @@ pub fn main(options: &Options) -> Result<()> {
             thread::sleep(due.saturating_sub(start.elapsed()));
         }
     }
-    put(&options.state, "sent", number)
+    put(&machine.state, "sent", number)
 }
 
 /// Writes down a number. It appears with its content.

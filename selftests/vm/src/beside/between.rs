@@ -3,10 +3,7 @@
 //! The moment between two kernels, when the old one has ended and the next one has not begun.
 
 use std::fs;
-use std::path::{
-    Path,
-    PathBuf, //
-};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +20,7 @@ use zerocopy::{
     IntoBytes, //
 };
 
+use super::Machine;
 use crate::qmp::{
     Lines,
     Qmp, //
@@ -33,27 +31,15 @@ const JUMP: &str = "Starting new kernel";
 /// What the next one says first.
 const BEGIN: &str = "Linux version";
 
-/// How to reach a machine, and how it is known how far it is.
-#[derive(Debug, clap::Args)]
-pub struct Sockets {
-    /// QEMU's control socket.
-    #[arg(long)]
-    qmp: PathBuf,
-    /// The socket of its option -qtest.
-    #[arg(long)]
-    qtest: PathBuf,
-    /// The console, which tells that the old kernel has ended.
-    #[arg(long)]
-    log: PathBuf,
-}
-
-impl Sockets {
-    pub(crate) fn connect(&self) -> Result<(Qmp, Memory)> {
-        Ok((Qmp::connect(&self.qmp)?, Memory::connect(&self.qtest)?))
+impl Machine {
+    /// Connects to its control socket, and to that of the option -qtest.
+    pub(super) fn connect(&self) -> Result<(Qmp, Memory)> {
+        let qmp = Qmp::connect(&self.qmp)?;
+        Ok((qmp, Memory::connect(&self.work.join("qtest"))?))
     }
 
     /// Waits for the old kernel's last words.
-    pub(crate) fn wait(&self) {
+    pub(super) fn wait(&self) {
         self.wait_until(|text| text.contains(JUMP));
     }
 
@@ -64,13 +50,13 @@ impl Sockets {
     }
 
     /// Waits for the old kernel's end, and stops the machine there.
-    pub(crate) fn stop(&self) -> Result<(Qmp, Memory)> {
+    pub(super) fn stop(&self) -> Result<(Qmp, Memory)> {
         self.stop_after(|text| text.contains(JUMP))
     }
 
     /// Waits for the beginning of the next one, which has looked at nothing yet, and stops the machine there. After
     /// its last words the old one still tells IOMMUs what to go on with.
-    pub(crate) fn stop_next(&self) -> Result<(Qmp, Memory)> {
+    pub(super) fn stop_next(&self) -> Result<(Qmp, Memory)> {
         self.stop_after(|text| {
             let next = text.split_once(JUMP);
             next.is_some_and(|(_, next)| next.contains(BEGIN))
@@ -86,7 +72,7 @@ impl Sockets {
 }
 
 /// Physical address at which the configuration space of all devices begins, bus 0 first.
-pub(crate) fn configuration(qmp: &mut Qmp) -> Result<u64> {
+pub(super) fn configuration(qmp: &mut Qmp) -> Result<u64> {
     let answer = qmp.execute("query-target", json!({}))?;
     match answer["arch"].as_str().unwrap_or_default() {
         // Where the firmware of q35 puts it.
@@ -98,7 +84,7 @@ pub(crate) fn configuration(qmp: &mut Qmp) -> Result<u64> {
 }
 
 /// Where in the configuration space of all devices that of one is, such as 10.0 on bus 0, or 2:10.0 on bus 2.
-pub(crate) fn function(text: &str) -> Result<u64, String> {
+pub(super) fn function(text: &str) -> Result<u64, String> {
     let (bus, place) = text.split_once(':').unwrap_or(("0", text));
     let (device, function) = place.split_once('.').ok_or("it has a dot")?;
     let number = |digits, end| match u64::from_str_radix(digits, 16) {
@@ -109,15 +95,15 @@ pub(crate) fn function(text: &str) -> Result<u64, String> {
 }
 
 /// All that a machine has at physical addresses, through QEMU's socket for tests.
-pub(crate) struct Memory(Lines);
+pub(super) struct Memory(Lines);
 
 impl Memory {
-    pub(crate) fn connect(path: &Path) -> Result<Self> {
+    pub(super) fn connect(path: &Path) -> Result<Self> {
         Ok(Self(Lines::connect(path)?))
     }
 
     /// Has QEMU read or write something. What is written answers with 0.
-    pub(crate) fn command(&mut self, command: &str) -> Result<u64> {
+    pub(super) fn command(&mut self, command: &str) -> Result<u64> {
         match self.ask(command)?.as_str() {
             "" => Ok(0),
             value => hexadecimal(value).map_err(anyhow::Error::msg),
@@ -136,7 +122,7 @@ impl Memory {
     }
 
     /// Reads as many bytes as a `T` has.
-    pub(crate) fn read<T: FromBytes>(&mut self, phys: u64) -> Result<T> {
+    pub(super) fn read<T: FromBytes>(&mut self, phys: u64) -> Result<T> {
         let answer = self.ask(&format!("read {phys:#x} {:#x}", size_of::<T>()))?;
         let digits = answer.strip_prefix("0x").context("QEMU read nothing")?;
         let mut bytes = Vec::new();
@@ -147,7 +133,7 @@ impl Memory {
     }
 
     /// Writes the bytes of a value.
-    pub(crate) fn write<T: IntoBytes + Immutable>(&mut self, phys: u64, value: &T) -> Result<()> {
+    pub(super) fn write<T: IntoBytes + Immutable>(&mut self, phys: u64, value: &T) -> Result<()> {
         let digits: String = value
             .as_bytes()
             .iter()
@@ -158,7 +144,7 @@ impl Memory {
     }
 }
 
-pub(crate) fn hexadecimal(text: &str) -> Result<u64, String> {
+pub(super) fn hexadecimal(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").ok_or("it begins with 0x")?;
     u64::from_str_radix(digits, 16).map_err(|error| error.to_string())
 }

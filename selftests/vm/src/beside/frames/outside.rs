@@ -3,10 +3,7 @@
 //! Looks into a machine's memory from outside: it does not matter which kernel runs there, or whether one does.
 
 use std::fs;
-use std::path::{
-    Path,
-    PathBuf, //
-};
+use std::path::PathBuf;
 use std::sync::atomic::{
     AtomicU64,
     Ordering, //
@@ -25,6 +22,7 @@ use super::descriptor::{
     LEN,
     SLOTS, //
 };
+use crate::beside::Machine;
 use crate::qmp::Qmp;
 
 /// From one look to the next.
@@ -39,13 +37,13 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new(qmp: &Path, state: &Path) -> Result<Self> {
-        let start =
-            fs::read_to_string(state.join("ring")).context("nobody says where the ring is")?;
+    pub(super) fn new(machine: &Machine) -> Result<Self> {
+        let start = fs::read_to_string(machine.state.join("ring"))
+            .context("nobody says where the ring is")?;
         Ok(Self {
-            qmp: Qmp::connect(qmp)?,
+            qmp: Qmp::connect(&machine.qmp)?,
             start: start.trim().parse()?,
-            copy: state.join("ring.copy"),
+            copy: machine.state.join("ring.copy"),
         })
     }
 

@@ -4,13 +4,7 @@
 //!
 //! The page table itself stays as it is. The old kernel has to have left KHO's root in the state directory, as `fdt`.
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::{
-    Context,
-    Result, //
-};
+use anyhow::Result;
 use kho::abi::{
     iommu::{
         AreaSer,
@@ -23,11 +17,9 @@ use kho::abi::{
 };
 use serde_json::json;
 
-use crate::between::{
-    Memory,
-    Sockets, //
-};
-use crate::handed::Handed;
+use super::between::Memory;
+use super::handed::Handed;
+use super::Machine;
 
 /// Where in what the IOMMU core of the kernel hands over are its own size, the address of the first IOMMU's table of
 /// devices, and that of the first page of all such tables.
@@ -70,10 +62,7 @@ enum Damage {
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    sockets: Sockets,
-    /// Directory with the old kernel's `fdt`.
-    #[arg(long)]
-    state: PathBuf,
+    machine: Machine,
     /// What is to be wrong.
     #[arg(value_enum)]
     damage: Damage,
@@ -152,13 +141,9 @@ fn damage(memory: &mut Memory, fdt: &[u8], damage: Damage) -> Result<()> {
 }
 
 /// Waits for the old kernel's end, and does it before the next one looks.
-///
-/// # Errors
-///
-/// If QEMU does not do it, or the old kernel has not left its root, or hands over no page table.
-pub fn main(options: &Options) -> Result<()> {
-    let (mut qmp, mut memory) = options.sockets.stop_next()?;
-    let fdt = fs::read(options.state.join("fdt")).context("KHO's root")?;
+pub(super) fn main(options: &Options) -> Result<()> {
+    let (mut qmp, mut memory) = options.machine.stop_next()?;
+    let fdt = options.machine.root()?;
     damage(&mut memory, &fdt, options.damage)?;
     qmp.execute("cont", json!({}))?;
     Ok(())

@@ -5,22 +5,18 @@
 //! The machine is stopped when the old kernel has said its last words, and memory is changed with QEMU's socket
 //! for tests. The old kernel has to have left KHO's root in the state directory, as `fdt`.
 
-use std::fs;
-use std::path::PathBuf;
-
 use anyhow::{
     bail,
-    Context,
     Result, //
 };
 use kho::abi::root::Root;
 use serde_json::json;
 
-use crate::between::{
+use super::between::{
     hexadecimal,
-    Memory,
-    Sockets, //
+    Memory, //
 };
+use super::Machine;
 
 /// Pointers in a node of KHO's tree of preserved memory.
 const POINTERS: u64 = 512;
@@ -59,10 +55,7 @@ enum Damage {
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    sockets: Sockets,
-    /// Directory with the old kernel's `fdt`.
-    #[arg(long)]
-    state: PathBuf,
+    machine: Machine,
     /// Physical address at which there is no memory.
     #[arg(long, value_parser = hexadecimal, default_value = "0x0")]
     hole: u64,
@@ -155,13 +148,9 @@ impl Tree {
 }
 
 /// Waits for the old kernel's end, and does it before there is another one.
-///
-/// # Errors
-///
-/// If QEMU does not do it, or the old kernel has not left its root.
-pub fn main(options: &Options) -> Result<()> {
-    let (mut qmp, memory) = options.sockets.stop()?;
-    let fdt = fs::read(options.state.join("fdt")).context("KHO's root")?;
+pub(super) fn main(options: &Options) -> Result<()> {
+    let (mut qmp, memory) = options.machine.stop()?;
+    let fdt = options.machine.root()?;
     let root = Root::parse(&fdt).map_err(|error| anyhow::anyhow!("KHO's root: {error:?}"))?;
     Tree(memory).damage(root.memory_map, options.damage, options.hole)?;
     qmp.execute("cont", json!({}))?;

@@ -24,13 +24,13 @@ use kho::abi::{
 };
 use zerocopy::FromBytes;
 
-use crate::between::Memory;
+use super::between::Memory;
 
 /// Machines that are damaged have pages of 4 KiB.
 const PAGE_SHIFT: u32 = 12;
 
 /// What LUO hands over.
-pub(crate) struct Handed<'m> {
+pub(super) struct Handed<'m> {
     memory: &'m mut Memory,
     page: PageSize,
     luo: LuoSer,
@@ -38,7 +38,7 @@ pub(crate) struct Handed<'m> {
 
 impl<'m> Handed<'m> {
     /// What KHO's root `fdt` leads to.
-    pub(crate) fn find(memory: &'m mut Memory, fdt: &[u8]) -> Result<Self> {
+    pub(super) fn find(memory: &'m mut Memory, fdt: &[u8]) -> Result<Self> {
         let page = PageSize::new(PAGE_SHIFT).context("pages have another size")?;
         let root = Root::parse(fdt).map_err(wrong)?;
         let mut luo = None;
@@ -54,7 +54,7 @@ impl<'m> Handed<'m> {
     }
 
     /// What the handler of a format has of the first file of it, in the order of the sessions.
-    pub(crate) fn file(&mut self, compatible: &[u8]) -> Result<u64> {
+    pub(super) fn file(&mut self, compatible: &[u8]) -> Result<u64> {
         for session in self.blocks::<SessionSer>(self.luo.sessions)? {
             for file in self.blocks::<FileSer>(session.files)? {
                 if luo::name(&file.compatible) == compatible {
@@ -66,7 +66,7 @@ impl<'m> Handed<'m> {
     }
 
     /// What files share in a format.
-    pub(crate) fn shared(&mut self, compatible: &[u8]) -> Result<u64> {
+    pub(super) fn shared(&mut self, compatible: &[u8]) -> Result<u64> {
         let header: FlbHeaderSer = self.memory.read(self.luo.flbs)?;
         let count = header.check(self.page).map_err(wrong)?;
         let first = self.luo.flbs + size_of::<FlbHeaderSer>() as u64;

@@ -16,12 +16,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::between::{
+use super::between::{
     configuration,
     function,
-    Memory,
-    Sockets, //
+    Memory, //
 };
+use super::Machine;
 
 /// The command register, and bits of it: the card decodes its registers, and may use memory.
 const COMMAND: u64 = 4;
@@ -37,7 +37,7 @@ const TIMES: u32 = 5;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     #[command(flatten)]
-    sockets: Sockets,
+    machine: Machine,
     /// The card, such as 1:0.0.
     #[arg(long, value_parser = function)]
     card: u64,
@@ -47,19 +47,15 @@ pub struct Options {
 }
 
 /// Waits, and does it.
-///
-/// # Errors
-///
-/// If QEMU does not do it.
-pub fn main(options: &Options) -> Result<()> {
-    let (mut qmp, mut memory) = options.sockets.connect()?;
+pub(super) fn main(options: &Options) -> Result<()> {
+    let (mut qmp, mut memory) = options.machine.connect()?;
     let address = configuration(&mut qmp)? + options.card + COMMAND;
     // It takes one at a time.
     drop(qmp);
     if let Some(when) = &options.when {
         return once(when, &mut memory, address);
     }
-    options.sockets.wait();
+    options.machine.wait();
     thread::sleep(MOMENT);
     // The next kernel reads the register, and writes it back: a write in between would be lost.
     for _ in 0..TIMES {
