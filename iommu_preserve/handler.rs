@@ -74,7 +74,7 @@ pub(crate) struct CheckedFile {
 #[vtable]
 impl FileHandler for IommuFiles {
     const COMPATIBLE: &'static CStr = COMPATIBLE;
-    const WHEN_LOST: &'static str = "its page table stays where it is";
+    const WHEN_LOST: &'static str = "its page table kept while a device uses it";
 
     type Header = IommuSer;
     type State = State;
@@ -203,7 +203,7 @@ fn preserve(file: IommuFile<'_>) -> Result<Preserved<IommuSer, State>> {
     })?;
     let format = context
         .format()
-        .ok_or_else(|| refuse("its IOMMU cannot be handed over"))?;
+        .ok_or_else(|| refuse("its IOMMU, or a page table of this kind, cannot be handed over"))?;
     let (tables, levels) = context.preserve_tables()?;
 
     let mut areas = PreservedVec::new();

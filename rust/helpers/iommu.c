@@ -37,14 +37,14 @@ struct iommufd_ctx *luo_helper_iommufd_ctx(struct file *file)
 }
 
 /*
- * The format of the page table of a domain, which only its driver knows. Intel's
- * has second stages as long as it is not in scalable mode, and devices are not
- * preserved in scalable mode.
+ * The format of the page table of a domain, which only its driver knows. There
+ * is one driver, and one format with which it preserves devices.
  */
 unsigned int luo_helper_iommu_format(struct iommu_domain *domain)
 {
 	if (!iommupt_from_domain(domain) || !domain->owner ||
-	    !domain->owner->liveupdate)
+	    !domain->owner->liveupdate ||
+	    !domain->owner->liveupdate->can_preserve(domain))
 		return LUO_HELPER_IOMMU_UNKNOWN;
 	return LUO_HELPER_IOMMU_VTD_SECOND_STAGE;
 }

@@ -132,11 +132,44 @@ impl Declared {
     }
 }
 
+/// Tests that are made again of others, on another machine.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Again {
+    /// What is added to their names, behind a hyphen.
+    name: String,
+    /// What is added to what a pass shows, behind a comma.
+    about: String,
+    /// The tests.
+    tests: Vec<String>,
+    /// What stands in for what.
+    devices: BTreeMap<String, String>,
+    /// More for the kernel's command line.
+    append: String,
+}
+
+impl Again {
+    fn make(&self, test: &Declared) -> Declared {
+        let mut test = test.clone();
+        test.name = format!("{}-{}", test.name, self.name);
+        test.about = format!("{}, {}", test.about, self.about);
+        for device in &mut test.devices {
+            if let Some(other) = self.devices.get(device) {
+                device.clone_from(other);
+            }
+        }
+        test.args.extend(["--append".into(), self.append.clone()]);
+        test
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {
     #[serde(default)]
     test: Vec<Declared>,
+    #[serde(default)]
+    again: Vec<Again>,
     /// Arguments for QEMU that have a name.
     #[serde(default)]
     devices: BTreeMap<String, String>,
@@ -153,6 +186,7 @@ pub(super) fn load() -> Result<Vec<Declared>> {
     paths.sort();
     let mut tests: Vec<Declared> = Vec::new();
     let mut devices = BTreeMap::new();
+    let mut again: Vec<Again> = Vec::new();
     for path in paths {
         let list: List = toml::from_str(&fs::read_to_string(&path)?)
             .with_context(|| format!("{} is not a test list", path.display()))?;
@@ -169,7 +203,19 @@ pub(super) fn load() -> Result<Vec<Declared>> {
             }
             tests.push(test);
         }
-        devices.extend(list.devices);
+        again.extend(list.again);
+        for (name, device) in list.devices {
+            if devices.insert(name.clone(), device).is_some() {
+                bail!("{} declares {name} a second time", path.display());
+            }
+        }
+    }
+    for again in &again {
+        for name in &again.tests {
+            let made = tests.iter().find(|test| test.name == *name);
+            let made = made.with_context(|| format!("there is no test {name} to make again"))?;
+            tests.push(again.make(made));
+        }
     }
     for test in &mut tests {
         test.add_devices(&devices)?;

@@ -257,6 +257,12 @@ pub(in crate::cases) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::local(
+        "iommu.first-stage",
+        "So is that of a first stage",
+        refused::first_stage,
+    )
+    .on_request(),
+    Case::local(
         "vfio.iommu",
         "An igb behind an IOMMU is refused if its page table is not preserved",
         refused::old,

@@ -137,3 +137,20 @@ fn page_of_memory() -> u64 {
     let page = vec![1u8; 3 * crate::memory::page() as usize].leak();
     (page.as_ptr() as u64).next_multiple_of(crate::memory::page())
 }
+
+/// The page table of a first stage, which an IOMMU in scalable mode can have.
+pub(super) fn first_stage(old: &mut Old<'_>) -> Result<()> {
+    let memory = vfio::memory("memory", HUGE)?;
+    let space = Space::new()?;
+    space.map(&memory, HUGE, 0, Access::Write)?;
+    let device = Device::bind_to(PciDevice::find(igb::MODEL)?.open()?, &space)?;
+    device.attach()?;
+    old.session()?.preserve(&memory, Token(MEMORY))?;
+    let answer = old.session()?.preserve(space.fd(), Token(IOMMUFD));
+    old.common
+        .check("iommufd", refused(answer, &[Errno::OPNOTSUPP]));
+    let answer = old.session()?.preserve(device.fd(), Token(DEVICE));
+    old.common
+        .check("device", refused(answer, &[Errno::OPNOTSUPP]));
+    Ok(())
+}
