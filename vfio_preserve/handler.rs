@@ -65,6 +65,7 @@ pub(crate) struct CheckedFile {
 #[vtable]
 impl FileHandler for VfioPciFiles {
     const COMPATIBLE: &'static CStr = COMPATIBLE;
+    const WHEN_LOST: &'static str = "what was handed over of its configuration freed";
 
     type Header = VfioPciSer;
     type State = State;

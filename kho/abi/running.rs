@@ -45,14 +45,15 @@ impl PciSer {
     pub const SIZE: u64 = 32 << 10;
     /// Size of an entry in bytes.
     const ENTRY: u32 = 48;
+    /// Number of entries, most of which are not in use.
+    pub const NR: u32 = (Self::SIZE as u32 - size_of::<Self>() as u32) / Self::ENTRY;
 
-    /// Checks that all entries are in it.
+    /// Checks what the next kernel stops at if it is wrong.
     pub fn check(&self) -> Result {
         if self.entry_size != Self::ENTRY {
             return Err(Error::Version);
         }
-        let bytes = u64::from(self.nr) * u64::from(Self::ENTRY);
-        if bytes > Self::SIZE - size_of::<Self>() as u64 {
+        if self.nr != Self::NR {
             return Err(Error::Count);
         }
         Ok(())
@@ -111,6 +112,7 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let pci = |entry_size, nr| PciSer { entry_size, nr }.check();
         assert_eq!(pci(48, 682), Ok(()));
+        assert_eq!(pci(48, 681), Err(Error::Count));
         assert_eq!(pci(48, 683), Err(Error::Count));
         assert_eq!(pci(48, u32::MAX), Err(Error::Count));
         assert_eq!(pci(20, 1), Err(Error::Version));

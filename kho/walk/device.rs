@@ -104,11 +104,18 @@ impl Walk<'_> {
     /// Takes the pages of state that files share.
     pub(super) fn state(&mut self, raw: &FlbSer, flb: &mut Flb) -> Result {
         let name = luo::name(&raw.name);
+        let known = [PciSer::COMPATIBLE, TranslatingSer::COMPATIBLE];
+        if known.iter().all(|known| known.to_bytes() != name) {
+            return Ok(());
+        }
+        if !self.page.is_aligned(raw.data) {
+            return Err(Error::Pfn.into());
+        }
         if name == PciSer::COMPATIBLE.to_bytes() {
             flb.pages = self.claim_bytes(raw.data, PciSer::SIZE)?;
             let pci: PciSer = self.read_value(raw.data)?;
             pci.check()?;
-        } else if name == TranslatingSer::COMPATIBLE.to_bytes() {
+        } else {
             flb.pages = self.claim_bytes(raw.data, TranslatingSer::SIZE)?;
             let bytes = self.read_bytes(raw.data, TranslatingSer::SIZE)?;
             let (head, _) = TranslatingSer::read_from_prefix(&bytes).map_err(|_| Error::Size)?;

@@ -301,7 +301,7 @@ impl Image {
     pub(super) fn running(&mut self) {
         let pci = PciSer {
             entry_size: 48,
-            nr: 2,
+            nr: PciSer::NR,
         };
         self.state(PciSer::COMPATIBLE, 3, pci.as_bytes(), &[]);
         let iommu = TranslatingSer {

@@ -96,8 +96,8 @@ impl IncomingSession {
     /// # Errors
     ///
     /// [`FinishError`], which gives the session back; with `EBUSY` if a file cannot be let go yet, and with
-    /// `EAGAIN` if a handler that was missing has come meanwhile and was not asked: try again. Closing the
-    /// session at that moment keeps it, with all that it has, until the next kexec.
+    /// `EAGAIN` if the module of a handler is just being unloaded: try again. Closing the session at that moment
+    /// keeps it, with all that it has, until the next kexec.
     pub fn finish(self) -> std::result::Result<(), FinishError> {
         match uapi::call(&self.0, &mut uapi::Finish::new(0)) {
             Ok(()) => Ok(()),

@@ -204,6 +204,24 @@ mod tests {
 
     #[test]
     fn the_tree_is_readable() {
+        let card = File {
+            compatible: "rs-vfio-pci-v1".into(),
+            token: 8,
+            header: Some(0x4000),
+            bytes: None,
+            records: 64,
+            pages: 0,
+            list_pages: 6,
+            says: Some("PCI device 0000:01:00.0 (8086:10c9)".into()),
+            checksums: true,
+        };
+        let damaged = File {
+            token: 9,
+            records: 0,
+            list_pages: 1,
+            says: None,
+            ..card.clone()
+        };
         let file = File {
             compatible: "rs-memfd-v1".into(),
             token: 7,
@@ -241,7 +259,7 @@ mod tests {
                 sessions: vec![Session {
                     name: "vm\n7".into(),
                     pages: 1,
-                    files: vec![file],
+                    files: vec![file, card, damaged],
                 }],
                 shared: vec![],
             }),
@@ -264,8 +282,10 @@ Handed over to this kernel (kho-v4): 6.0 MiB in 1543 preserved pages
 |   `-- 1543 pieces of 4.0 KiB
 |-- root: 1 page
 |-- LUO: 32 B, 1 page; luo-v5, live update 2, 2 pages of lists
-|   `-- session vm\\n7: 1 file, 1 page of lists
-|       `-- file 7: rs-memfd-v1, 6.0 MiB, 1536 pages in 1 record, 3 pages of lists
+|   `-- session vm\\n7: 3 files, 1 page of lists
+|       |-- file 7: rs-memfd-v1, 6.0 MiB, 1536 pages in 1 record, 3 pages of lists
+|       |-- file 8: rs-vfio-pci-v1, PCI device 0000:01:00.0 (8086:10c9), 0 pages in 64 records, 6 pages of lists
+|       `-- file 9: rs-vfio-pci-v1, damaged, 0 pages in 0 records, 1 page of lists
 `-- nothing refers to 1 page: 4.0 KiB
     `-- 1 page at 0x5000
 WRONG: session vm\\n7: wrong checksum

@@ -5,8 +5,8 @@
 //! The card has `-netdev dgram` with sockets of the file system. The sender says in the state directory, in
 //! `due`, again and again, how many frames were due by now: a machine's own clock may be wrong by far if its
 //! CPU is emulated. It begins when `go` appears there, no longer waits from one frame to the next when `fast` does,
-//! and when `stop` does, it says in `sent` how many there were. One number is left out once `lose` appears. If it is asked to, it tells all the time how many
-//! are in the machine's memory.
+//! and when `stop` does, it says in `sent` which number would be the next one. One number is left out once `lose`
+//! appears. If it is asked to, it tells all the time how many are in the machine's memory.
 
 #[path = "../../../progs/src/vfio/descriptor.rs"]
 pub mod descriptor;

@@ -65,7 +65,7 @@ pub(super) fn tests() -> Vec<HostTest> {
         ),
         HostTest::new(
             "install.dracut",
-            "The same in a Debian that has dracut for its initramfs.",
+            "The same in a Debian that has dracut-core, and no initramfs-tools.",
             0,
             &["selftests/install/debian", "--dracut"],
         ),

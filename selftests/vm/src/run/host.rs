@@ -43,8 +43,12 @@ impl HostCommand {
         while !qmp.exists() && start.elapsed() < GRACE {
             thread::sleep(Duration::from_millis(10));
         }
-        // The command may run after this program's file was built anew.
-        let lab = std::env::current_exe().unwrap_or_else(|_| super::SELF.into());
+        // The command may run after this program's file was built anew, which is what has its name then.
+        let lab = std::env::current_exe().map_or_else(
+            |_| super::SELF.into(),
+            |path| path.to_string_lossy().into_owned(),
+        );
+        let lab = lab.strip_suffix(" (deleted)").unwrap_or(&lab).to_owned();
         let mut shell = Command::new("/bin/sh");
         shell
             .args(["-c", command])
