@@ -31,7 +31,7 @@ use rustix::io::Errno;
 use std::os::fd::OwnedFd;
 
 /// A sweep that is longer than this has gone astray.
-const MOST: u32 = 2000;
+pub const MOST: u32 = 2000;
 
 /// A new file fails with one of these: file systems without memory for an inode say that they have no space.
 const NO_MEMORY: [Errno; 2] = [Errno::NOMEM, Errno::NOSPC];

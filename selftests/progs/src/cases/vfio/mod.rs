@@ -15,6 +15,7 @@ mod receive;
 mod refused;
 mod slot;
 mod stopped;
+mod sweep;
 
 pub(super) use self::iommu::CASES as IOMMU_CASES;
 
@@ -193,6 +194,19 @@ pub(super) const CASES: &[Case] = &[
         "An igb and an NVMe controller of one session go on through a live update",
         nvme::two_old,
         nvme::two_new,
+    )
+    .on_request(),
+    Case::local(
+        "vfio.faults.preserve",
+        "Whatever allocation fails, preserve of an igb is undone and works when it is tried again",
+        sweep::preserve,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.faults.retrieve",
+        "Whatever allocation fails, retrieve of an igb loses nothing but that, which is stopped",
+        sweep::retrieve_old,
+        sweep::retrieve_new,
     )
     .on_request(),
     Case::update(

@@ -13,6 +13,7 @@ mod receive;
 mod refused;
 mod sessions;
 mod stopped;
+mod sweep;
 mod thousand;
 mod two;
 
@@ -122,6 +123,32 @@ pub(in crate::cases) const CASES: &[Case] = &[
         "An igb and an NVMe controller with a page table each go on, and both are taken over",
         two::apart_old,
         two::apart_new,
+    )
+    .on_request(),
+    Case::local(
+        "iommu.faults.preserve",
+        "Whatever allocation fails, preserve of an iommufd is undone and works when it is tried again",
+        sweep::preserve,
+    )
+    .on_request(),
+    Case::local(
+        "iommu.faults.device",
+        "The same of a card whose page table is preserved",
+        sweep::preserve_device,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.faults.retrieve",
+        "Whatever allocation fails, retrieve of a page table loses nothing else",
+        sweep::retrieve_old,
+        sweep::retrieve_new,
+    )
+    .on_request(),
+    Case::update(
+        "iommu.faults.attach",
+        "Whatever allocation fails when a page table is replaced, the old one stays in force",
+        receive::old,
+        sweep::attach_new,
     )
     .on_request(),
     Case::update(

@@ -59,7 +59,7 @@ const AT_ONCE: u32 = 1000;
 const FAST: &str = "/state/fast";
 
 /// Has the kernel take what is attached to a device for the previous kernel's (`CONFIG_IOMMU_LIVEUPDATE_TEST`).
-const PEND: &str = "/sys/kernel/debug/iommu_liveupdate_pend";
+pub(super) const PEND: &str = "/sys/kernel/debug/iommu_liveupdate_pend";
 
 /// All frames, in order, each of which is checked as soon as it is there.
 struct Stream<'a> {
