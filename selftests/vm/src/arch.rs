@@ -73,17 +73,32 @@ pub enum Variant {
     Locked,
     /// Plain, but with a disk and its file system, in modules.
     Disk,
+    /// Plain, and iommufd with its mock IOMMU, which its own selftests need.
+    Iommufd,
     /// Plain, but without the project's patches, and so without modules. Mainline's memfd handler is a part of
     /// the kernel. What others are compared with.
     Vanilla,
     /// Vanilla, and deferred as well.
     VanillaDeferred,
+    /// Vanilla, with iommufd's mock IOMMU as well.
+    VanillaIommufd,
 }
 
 impl Variant {
     /// Whether the kernel has the project's patches.
     pub fn is_patched(self) -> bool {
-        !matches!(self, Self::Vanilla | Self::VanillaDeferred)
+        self == self.patched()
+    }
+
+    /// The same kernel with the project's patches.
+    #[must_use]
+    pub fn patched(self) -> Self {
+        match self {
+            Self::Vanilla => Self::Plain,
+            Self::VanillaDeferred => Self::Deferred,
+            Self::VanillaIommufd => Self::Iommufd,
+            other => other,
+        }
     }
 
     /// The same kernel with deferred page structures, if there is one.
@@ -121,8 +136,10 @@ impl Build {
             Variant::Deferred => format!("{}-deferred", self.arch),
             Variant::Locked => format!("{}-locked", self.arch),
             Variant::Disk => format!("{}-disk", self.arch),
+            Variant::Iommufd => format!("{}-iommufd", self.arch),
             Variant::Vanilla => format!("{}-vanilla", self.arch),
             Variant::VanillaDeferred => format!("{}-vanilla-deferred", self.arch),
+            Variant::VanillaIommufd => format!("{}-vanilla-iommufd", self.arch),
         }
     }
 

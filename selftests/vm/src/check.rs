@@ -96,7 +96,10 @@ fn stage_kernel(name: &str, build: Build) -> Result<Build> {
         "other" => Build::new(build.arch, Variant::Other),
         "plain" => Build::new(build.arch, Variant::Plain),
         "vanilla" => Build::new(build.arch, Variant::Vanilla),
-        other => bail!("a stage names the kernel {other:?}; known are other, plain, vanilla"),
+        "vanilla-iommufd" => Build::new(build.arch, Variant::VanillaIommufd),
+        unknown => bail!(
+            "a stage names the kernel {unknown:?}; known are other, plain, vanilla, vanilla-iommufd"
+        ),
     })
 }
 
@@ -122,6 +125,7 @@ pub(crate) fn command(test: &Declared, build: Build) -> Result<Command> {
         Variant::Deferred => drop(run.args(["--variant", "deferred"])),
         Variant::Locked => drop(run.args(["--variant", "locked"])),
         Variant::Disk => drop(run.args(["--variant", "disk"])),
+        Variant::Iommufd => drop(run.args(["--variant", "iommufd"])),
         _ => {}
     }
     if let Some(cpus) = test.cpus(build.variant) {
@@ -195,12 +199,7 @@ fn select(options: &Options) -> Result<Vec<Job>> {
         for &arch in &arches {
             if test.runs_on(arch, options.variant) {
                 // A kernel without patches is only for single stages.
-                let variant = if options.variant.is_patched() {
-                    options.variant
-                } else {
-                    Variant::Plain
-                };
-                let build = Build::new(arch, variant);
+                let build = Build::new(arch, options.variant.patched());
                 jobs.push(Job::Vm(Box::new(test.clone()), build));
             }
         }

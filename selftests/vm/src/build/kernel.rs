@@ -81,9 +81,13 @@ fn fragments(build: Build) -> Vec<PathBuf> {
         Variant::Deferred => list.push(dir.join("deferred.config")),
         Variant::Locked => list.push(dir.join("locked.config")),
         Variant::Disk => list.push(dir.join("disk.config")),
+        Variant::Iommufd => list.push(dir.join("iommufd.config")),
         Variant::Vanilla => list.push(dir.join("vanilla.config")),
         Variant::VanillaDeferred => {
             list.extend(["deferred.config", "vanilla.config"].map(|name| dir.join(name)));
+        }
+        Variant::VanillaIommufd => {
+            list.extend(["iommufd.config", "vanilla.config"].map(|name| dir.join(name)));
         }
     }
     list.retain(|fragment| fragment.exists());

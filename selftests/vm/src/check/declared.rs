@@ -123,8 +123,10 @@ impl Declared {
             Variant::Deferred => ("deferred", false),
             Variant::Locked => ("locked", false),
             Variant::Disk => ("disk", false),
+            Variant::Iommufd => ("iommufd", false),
             Variant::Vanilla => ("vanilla", false),
             Variant::VanillaDeferred => ("vanilla-deferred", false),
+            Variant::VanillaIommufd => ("vanilla-iommufd", false),
             Variant::Plain | Variant::Other => ("plain", true),
         };
         (self.arch.is_empty() || self.arch.iter().any(|a| a == arch.name()))

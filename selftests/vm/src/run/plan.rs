@@ -124,8 +124,10 @@ fn no_kernel(path: &Path, stage: &Stage, build: Build) -> Error {
         Variant::Deferred => " VARIANT=deferred",
         Variant::Locked => " VARIANT=locked",
         Variant::Disk => " VARIANT=disk",
+        Variant::Iommufd => " VARIANT=iommufd",
         Variant::Vanilla => " VARIANT=vanilla",
         Variant::VanillaDeferred => " VARIANT=vanilla-deferred",
+        Variant::VanillaIommufd => " VARIANT=vanilla-iommufd",
     };
     Error::Setup(format!(
         "there is no kernel yet ({}); make kernel ARCH={}{variant}",
