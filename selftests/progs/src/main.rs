@@ -105,6 +105,11 @@ enum Action {
         /// What to do.
         step: Compared,
     },
+    /// Run upstream's selftests of iommufd, on this kernel and on another.
+    UpstreamIommufd {
+        /// What to do.
+        step: Compared,
+    },
     /// Ask the kernel for memory that the code under test has lost (kmemleak).
     Leaks,
     /// Show the cases.
@@ -221,6 +226,12 @@ fn main() -> ExitCode {
         Action::UpstreamVfio { step } => match step {
             Compared::Reference => upstream::vfio::reference(&cli.state.join("upstream-vfio")),
             Compared::Compare => upstream::vfio::compare(&cli.state.join("upstream-vfio")),
+        },
+        Action::UpstreamIommufd { step } => match step {
+            Compared::Reference => {
+                upstream::iommufd::reference(&cli.state.join("upstream-iommufd"))
+            }
+            Compared::Compare => upstream::iommufd::compare(&cli.state.join("upstream-iommufd")),
         },
         Action::Leaks => leaks(),
         Action::List => {

@@ -6,6 +6,7 @@
 //! skips is one of the things that it shows.
 
 pub mod hugetlb;
+pub mod iommufd;
 pub mod kvm;
 pub mod vfio;
 
@@ -48,6 +49,26 @@ fn run(program: impl AsRef<Path>, args: &[&str], starts: &[&str]) -> Result<Stri
             text += line.trim_end();
             text += "\n";
         }
+    }
+    Ok(text)
+}
+
+/// How lines begin that do not differ from run to run: results, and what kselftest's harness says of each test.
+const HARNESS: [&str; 5] = ["# ", "ok ", "not ok ", "1..", "Bail out"];
+
+/// Each test of the harness has 30 s. That says nothing of the kernel where a CPU is emulated, beside others.
+const LATE: &str = "terminated by timeout";
+const ATTEMPTS: u32 = 3;
+
+/// What a program with the harness shows when none of its tests was late, if that happens.
+fn run_in_time(program: &str, args: &[&str]) -> Result<String> {
+    let mut text = String::new();
+    for _ in 0..ATTEMPTS {
+        text = run(program, args, &HARNESS)?;
+        if !text.contains(LATE) {
+            break;
+        }
+        println!("# {program} was too slow");
     }
     Ok(text)
 }

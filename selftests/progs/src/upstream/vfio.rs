@@ -6,7 +6,7 @@
 //! must be the same with them, before a live update and after one through which another igb went on, one
 //! without an IOMMU: only such a one can be preserved, and the programs want one that has it.
 
-use super::run;
+use super::run_in_time;
 use crate::{
     hugetlb::Pool,
     memory::{
@@ -41,13 +41,6 @@ const PROGRAMS: [&str; 4] = [
     "vfio_pci_driver_test",
 ];
 
-/// How lines begin that do not differ from run to run: results, and what the harness says of each test.
-const LINES: [&str; 5] = ["# ", "ok ", "not ok ", "1..", "Bail out"];
-
-/// Each of their tests has 30 s. That says nothing of the kernel where a CPU is emulated, beside others.
-const LATE: &str = "terminated by timeout";
-const ATTEMPTS: u32 = 3;
-
 /// One of each size is mapped at a time.
 const POOLS: [Pool; 2] = [Pool(1 << 30), Pool(2 << 20)];
 
@@ -65,18 +58,6 @@ fn touch() -> Result<()> {
     Ok(())
 }
 
-fn run_in_time(program: &str, place: &PciDevice) -> Result<String> {
-    let mut text = String::new();
-    for _ in 0..ATTEMPTS {
-        text = run(program, &[place.name()?], &LINES)?;
-        if !text.contains(LATE) {
-            break;
-        }
-        println!("# {program} was too slow");
-    }
-    Ok(text)
-}
-
 fn run_all(mut f: impl FnMut(&str, String) -> Result<()>) -> Result<()> {
     for pool in POOLS {
         ensure!(pool.set(1)? == 1, "no huge page of {} bytes", pool.0);
@@ -90,7 +71,7 @@ fn run_all(mut f: impl FnMut(&str, String) -> Result<()>) -> Result<()> {
     let place = all.find(PciDevice::has_iommu);
     let place = place.context("there is no igb behind an IOMMU")?;
     for program in PROGRAMS {
-        f(program, run_in_time(program, &place)?)?;
+        f(program, run_in_time(program, &[place.name()?])?)?;
     }
     for pool in POOLS {
         pool.set(0)?;

@@ -32,10 +32,12 @@ struct Suite {
     with: &'static [&'static str],
     /// More for the compiler, with the kernel tree in place of `$TREE`.
     flags: &'static [&'static str],
+    /// Headers of a library that the build tools do not have: a path that includes see, and its text.
+    headers: &'static [(&'static str, &'static str)],
     arches: &'static [Arch],
 }
 
-const SUITES: [Suite; 4] = [
+const SUITES: [Suite; 5] = [
     Suite {
         dir: "liveupdate",
         programs: &[
@@ -47,6 +49,7 @@ const SUITES: [Suite; 4] = [
         ],
         with: &["lib/lu_utils.c"],
         flags: &[],
+        headers: &[],
         arches: &Arch::ALL,
     },
     // Those about HugeTLB that need no other program.
@@ -65,6 +68,7 @@ const SUITES: [Suite; 4] = [
         ],
         with: &["vm_util.c", "hugepage_settings.c"],
         flags: &[],
+        headers: &[],
         arches: &Arch::ALL,
     },
     Suite {
@@ -72,6 +76,7 @@ const SUITES: [Suite; 4] = [
         programs: &["memfd_test"],
         with: &["common.c"],
         flags: &[],
+        headers: &[],
         arches: &Arch::ALL,
     },
     // The build tools have libuuid for one architecture, and the arm64 machine no MSI.
@@ -96,6 +101,18 @@ const SUITES: [Suite; 4] = [
             "lib/drivers/igb/igb.c",
         ],
         flags: &["-I$TREE/tools/include", "-luuid"],
+        headers: &[],
+        arches: &[Arch::X86_64],
+    },
+    Suite {
+        dir: "iommu",
+        programs: &["iommufd", "iommufd_fail_nth"],
+        with: &[],
+        flags: &[],
+        headers: &[(
+            "sys/capability.h",
+            include_str!("upstream/include/sys/capability.h"),
+        )],
         arches: &[Arch::X86_64],
     },
 ];
@@ -145,8 +162,15 @@ pub(super) fn build(arch: Arch, bin: &Path) -> Result<PathBuf> {
     for suite in SUITES.iter().filter(|s| s.arches.contains(&arch)) {
         let selftests = source.tree.join("tools/testing/selftests");
         let dir = selftests.join(suite.dir);
-        let key = format!("{} {}", source.key, suite.programs.join(" "));
+        let mut key = format!("{} {}", source.key, suite.programs.join(" "));
+        key.extend(suite.headers.iter().map(|(_, text)| *text));
+        let own = work.join(format!("{}-include", suite.dir));
         once(suite.dir, &key, &mut || {
+            for (name, text) in suite.headers {
+                let path = own.join(name);
+                fs::create_dir_all(path.parent().unwrap_or(&own))?;
+                fs::write(path, text)?;
+            }
             suite.programs.iter().try_for_each(|name| {
                 let mut cc = Command::new(format!("{}gcc", cross(arch)));
                 cc.args(["-D_GNU_SOURCE=", "-static", "-O2", "-Wall"])
@@ -158,6 +182,7 @@ pub(super) fn build(arch: Arch, bin: &Path) -> Result<PathBuf> {
                     .arg("-I")
                     .arg(&selftests)
                     .arg(dir.join(format!("{name}.c")))
+                    .args(suite.headers.iter().flat_map(|_| [Path::new("-I"), &own]))
                     .args(suite.with.iter().map(|file| dir.join(file)))
                     .args(suite.flags.iter().map(|flag| flag.replace("$TREE", &tree)))
                     .args(["-lrt", "-lpthread", "-lm", "-o"])
