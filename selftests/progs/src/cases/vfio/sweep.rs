@@ -31,6 +31,8 @@ use anyhow::{
 use liveupdate::vfio;
 use std::os::fd::OwnedFd;
 
+const OTHER: u64 = 1000;
+
 /// A card that is bound.
 fn card() -> Result<OwnedFd> {
     let cards = PciDevice::all(igb::MODEL)?;
@@ -50,7 +52,13 @@ const SWEEP: Sweep<'_> = Sweep {
 };
 
 pub(super) fn preserve(old: &mut Old<'_>) -> Result<()> {
-    sweep::preserve(old, &SWEEP)
+    // What the kernel keeps of all cards lives as long as one is preserved: what is left behind there shows.
+    let other = PciDevice::all(igb::MODEL)?.pop();
+    let other = Device::bind(other.context("there is no card")?.open()?)?;
+    old.preserve(other.fd(), OTHER)?;
+    sweep::preserve(old, &SWEEP)?;
+    old.close_session();
+    Ok(())
 }
 
 /// Hands over all cards that there are: a retrieval that fails can be final.
