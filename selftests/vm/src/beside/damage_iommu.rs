@@ -22,9 +22,10 @@ use super::handed::Handed;
 use super::Machine;
 
 /// Where in what the IOMMU core of the kernel hands over are its own size, the address of the first IOMMU's table of
-/// devices, and that of the first page of all such tables.
+/// devices, the first device, and the address of the first page of all such tables.
 const CORE_SIZE: u64 = 0;
 const CORE_TABLE: u64 = 16;
+const CORE_DEVICE: u64 = 8 + 64 * 24;
 const CORE_PAGE: u64 = TranslatingSer::PAGES_AT as u64;
 
 /// What is wrong. Where it is not the checksum, that fits.
@@ -54,6 +55,8 @@ enum Damage {
     CoreSize,
     /// It tells another table of devices than the IOMMU uses.
     CoreTable,
+    /// It does not list the device.
+    CoreDevice,
     /// It takes its own memory, which is more than a page, for a page of such a table.
     CorePage,
 }
@@ -136,6 +139,7 @@ fn damage(memory: &mut Memory, fdt: &[u8], damage: Damage) -> Result<()> {
             let table: u64 = memory.read(at)?;
             memory.write(at, &(table ^ 1 << 12))
         }
+        Damage::CoreDevice => memory.write(core + CORE_DEVICE, &0u64),
         Damage::CorePage => memory.write(core + CORE_PAGE, &core),
     }
 }
