@@ -4,13 +4,16 @@
 //!
 //! A test is a list of stages. It passes if the runner answers the expected status
 //! and the console shows what it must and nothing it must not. Anything else, a lost
-//! VM or a skip that is not declared included, is a failure; its log is kept in `build/check/`.
+//! VM or a skip that is not declared included, is a failure; its log is kept in `build/check/`, and what it says
+//! about the failure is shown at the end.
 
 pub(crate) mod declared;
+mod evidence;
 mod host;
 mod judge;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{
     Command,
     ExitCode,
@@ -79,6 +82,11 @@ impl Job {
             Job::Vm(test, build) => format!("{}.{}", test.name, build.name()),
             Job::Host(test) => test.name.clone(),
         }
+    }
+
+    fn log(&self) -> PathBuf {
+        let dir = top().join("build/check");
+        dir.join(format!("{}.log", self.name()))
     }
 }
 
@@ -162,9 +170,7 @@ pub(crate) fn command(test: &Declared, build: Build) -> Result<Command> {
 }
 
 fn perform(job: &Job) -> Result<Verdict> {
-    let log = top()
-        .join("build/check")
-        .join(format!("{}.log", job.name()));
+    let log = job.log();
     let out = fs::File::create(&log)?;
     let mut command = match job {
         Job::Vm(test, build) => command(test, *build)?,
@@ -273,12 +279,16 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     let next = AtomicUsize::new(0);
     // Passed, failed, skipped, and the number of the next line.
     let count = Mutex::new([0usize; 4]);
+    let failures = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..options.jobs.max(1) {
             scope.spawn(|| {
                 while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let start = Instant::now();
                     let verdict = perform(job).unwrap_or_else(|e| Verdict::Fail(format!("{e:#}")));
+                    if let (Verdict::Fail(_), Ok(mut failures)) = (&verdict, failures.lock()) {
+                        failures.push(job);
+                    }
                     let seconds = start.elapsed().as_secs_f32();
                     let Ok(mut count) = count.lock() else { return };
                     let [passed, failed, skipped, line] = &mut *count;
@@ -297,6 +307,13 @@ pub fn main(options: &Options) -> Result<ExitCode> {
     let Ok([passed, failed, skipped, _]) = count.into_inner() else {
         bail!("a test thread panicked")
     };
+    for job in failures.into_inner().unwrap_or_default() {
+        let log = fs::read(job.log()).unwrap_or_default();
+        println!("# failed: {}", job.name());
+        for line in evidence::of(&String::from_utf8_lossy(&log)) {
+            println!("#   {line}");
+        }
+    }
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(if failed == 0 && passed > 0 {
         ExitCode::SUCCESS
