@@ -14,7 +14,7 @@ const LENGTH: usize = 300;
 /// lines if none does.
 pub(super) fn of(log: &str) -> Vec<String> {
     let telling = Regex::new(
-        r"\bnot ok \d|\bBUG: |\bWARNING: |Kernel panic|\bOops|panicked at|^Error: |^error|Bail out!",
+        r"\bnot ok \d|\bBUG: |\bWARNING: |Kernel panic|\bOops|panicked at|^Error: |^error|Bail out!|^run: stage",
     );
     let lines: Vec<&str> = log.lines().filter(|line| !line.trim().is_empty()).collect();
     let mut shown: Vec<&str> = Vec::new();
@@ -39,8 +39,11 @@ mod tests {
 
     #[test]
     fn what_failed_is_shown() {
-        let log = "ok 1 a\n# x\nnot ok 2 b\n# why\n# y\nnot ok 3 c\nok 4 d\nrun: failed\n";
-        assert_eq!(of(log), ["not ok 2 b", "# why", "not ok 3 c"]);
+        let log = "ok 1 a\n# x\nnot ok 2 b\n# why\n# y\nnot ok 3 c\nok 4 d\nrun: stage 1 failed\n";
+        assert_eq!(
+            of(log),
+            ["not ok 2 b", "# why", "not ok 3 c", "run: stage 1 failed"]
+        );
     }
 
     #[test]
