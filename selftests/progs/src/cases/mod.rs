@@ -34,6 +34,7 @@ mod seals;
 mod security;
 mod skew;
 mod swap;
+mod unaware;
 mod vfio;
 mod writes;
 
@@ -116,6 +117,7 @@ pub fn all() -> impl Iterator<Item = &'static Case> {
         limits::CASES,
         lockdown::CASES,
         security::CASES,
+        unaware::CASES,
         module::CASES,
         skew::CASES,
         faults::CASES,

@@ -85,7 +85,7 @@ pub(super) fn ioctl<T>(
 ) -> rustix::io::Result<()> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: Each request, here and in the files beside this one, is given the structure that the kernel
-    // expects, which begins with its size, or ignores what it is given.
+    // expects, which begins with its size, or a number that it reads, or ignores what it is given.
     let status = unsafe { libc::ioctl(fd, request, ptr::from_mut(arg)) };
     sys::answer(status.into())
 }

@@ -119,6 +119,18 @@ impl PciDevice {
         open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
     }
 
+    /// Opens the file of its group.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer, or `ENODEV` if it has none.
+    pub fn open_group(&self) -> rustix::io::Result<OwnedFd> {
+        let group = fs::read_link(self.0.join("iommu_group")).ok();
+        let name = group.as_deref().and_then(Path::file_name);
+        let path = Path::new("/dev/vfio").join(name.ok_or(Errno::NODEV)?);
+        open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+    }
+
     /// Takes it away from its driver.
     ///
     /// # Errors

@@ -31,6 +31,8 @@ const fn iommu(nr: libc::c_ulong) -> libc::c_ulong {
     request(nr - 100)
 }
 
+/// `VFIO_GROUP_SET_CONTAINER`
+const GROUP_SET_CONTAINER: libc::c_ulong = 0x3b68;
 const DESTROY: libc::c_ulong = iommu(0x80);
 const IOAS_ALLOC: libc::c_ulong = iommu(0x81);
 const IOAS_MAP: libc::c_ulong = iommu(0x85);
@@ -156,6 +158,15 @@ impl Space {
     /// The iommufd.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.iommufd.as_fd()
+    }
+
+    /// Has the devices of a group use this iommufd, in the older way.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer.
+    pub fn contain(&self, group: &OwnedFd) -> rustix::io::Result<()> {
+        ioctl(group, GROUP_SET_CONTAINER, &mut self.fd().as_raw_fd())
     }
 
     /// Its number in the iommufd.

@@ -41,7 +41,8 @@ pub struct Options {
     /// The card, such as 1:0.0.
     #[arg(long, value_parser = function)]
     card: u64,
-    /// Wait for this file, and remove it when it is done, instead of waiting for the old kernel's end.
+    /// Wait until there is something in this file, and remove it when it is done, instead of waiting for the old
+    /// kernel's end.
     #[arg(long)]
     when: Option<PathBuf>,
 }
@@ -66,7 +67,8 @@ pub(super) fn main(options: &Options) -> Result<()> {
 }
 
 fn once(when: &Path, memory: &mut Memory, address: u64) -> Result<()> {
-    while !when.exists() {
+    // Removed before it is written to, it could be gone before the machine has opened it.
+    while !fs::metadata(when).is_ok_and(|file| file.len() > 0) {
         thread::sleep(Duration::from_millis(5));
     }
     allow(memory, address)?;

@@ -87,7 +87,7 @@ const UNDO: &str = "/state/removed";
 pub(super) fn removed_on_new(new: &mut New<'_>) -> Result<()> {
     removed(new, |device| {
         device.remove()?;
-        fs::write(UNDO, "")?;
+        fs::write(UNDO, "now")?;
         let undone = clock::wait(PATIENCE, || !Path::new(UNDO).exists())?;
         ensure!(undone, "nobody lets the device use memory");
         Ok(())

@@ -125,6 +125,13 @@ pub(in crate::cases) const CASES: &[Case] = &[
         two::apart_new,
     )
     .on_request(),
+    Case::update(
+        "iommu.stale",
+        "If the page table of an igb was replaced since the igb was preserved, the update is refused",
+        sessions::stale_old,
+        receive::new,
+    )
+    .on_request(),
     Case::local(
         "iommu.faults.preserve",
         "Whatever allocation fails, preserve of an iommufd is undone and works when it is tried again",

@@ -261,11 +261,16 @@ pub(super) fn take_over(
 pub(super) fn new(new: &mut New<'_>) -> Result<()> {
     let (memory, ring) = look(new)?;
     check_translation(new, "boot")?;
+    let space = Space::new()?;
+    let group = PciDevice::find(igb::MODEL)?.open_group()?;
+    let answer = space.contain(&group);
+    new.common
+        .check("no-container", refused(answer, &[Errno::BUSY]));
+    drop(group);
     let fd = take(new)?;
     let manifest = Manifest::new(new.retrieve(IOMMUFD)?);
     check_manifest(new, &manifest)?;
 
-    let space = Space::new()?;
     space.map(&memory, igb::SIZE, IOVA, Access::Write)?;
     let device = Device::bind_to(fd, &space)?;
     let now = ring.received();

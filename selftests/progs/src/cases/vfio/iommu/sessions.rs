@@ -2,11 +2,15 @@
 
 //! A page table in one session, and the device that uses it in another one.
 
-use super::receive::{
-    check_translation,
-    run_with,
-    IOMMUFD,
-    IOVA, //
+use super::{
+    receive::{
+        check_translation,
+        leave,
+        run_with,
+        IOMMUFD,
+        IOVA, //
+    },
+    two, //
 };
 use crate::{
     cases::vfio::{
@@ -36,12 +40,16 @@ use crate::{
     }, //
 };
 use anyhow::Result;
-use liveupdate::Token;
+use liveupdate::{
+    Session,
+    Token, //
+};
 use rustix::io::Errno;
 use std::fs;
 
-/// The other session.
+/// The other sessions.
 const OTHER: &str = "device";
+const TABLE: &str = "table";
 
 pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
     let (running, space) = run_with(old, |_, _, _| Ok(()))?;
@@ -63,6 +71,40 @@ pub(super) fn old(old: &mut Old<'_>) -> Result<()> {
     other.preserve(running.device.fd(), Token(DEVICE))?;
     std::mem::forget((other, space));
     running.leave(old)
+}
+
+/// The page table of the igb is replaced while it is not preserved, and another one's is.
+pub(super) fn stale_old(old: &mut Old<'_>) -> Result<()> {
+    let (running, space) = run_with(old, |_, _, _| Ok(()))?;
+    old.close_session();
+    let other = two::preserve_other(old)?;
+
+    let preserve_table = |session: &Session| {
+        session.preserve(&running.memory, Token(MEMORY))?;
+        session.preserve(space.fd(), Token(IOMMUFD))
+    };
+    let table = old.new_session(TABLE)?;
+    preserve_table(&table)?;
+    let device = old.new_session(OTHER)?;
+    device.preserve(running.device.fd(), Token(DEVICE))?;
+    drop(table);
+    let replacement = space.page_table(&running.device)?;
+    let answer = running.device.attach_to(replacement);
+    old.common.check("replaced", works(answer));
+
+    // What was noted of the device leads to a page table that is gone.
+    let table = old.new_session(TABLE)?;
+    preserve_table(&table)?;
+    let answer = sys::refused_reboot()?;
+    old.common.check("stale", same(answer, Errno::BUSY));
+    let settings = igb::settings(&running.registers);
+    running.check_unchanged(old, &settings);
+    drop((device, table));
+    old.close_session();
+    drop(other);
+
+    old.preserve(&running.memory, MEMORY)?;
+    leave(old, running, space)
 }
 
 /// How many page tables are kept that nobody has a file of.

@@ -210,6 +210,17 @@ pub(super) fn apart_old(old: &mut Old<'_>) -> Result<()> {
     igb.leave(old)
 }
 
+/// Preserves what the controller uses, and not the controller.
+pub(super) fn preserve_other(old: &mut Old<'_>) -> Result<(Device, Space)> {
+    let memory = nvme::memory(old)?;
+    let space = Space::new()?;
+    space.map(&memory, controller::SIZE, QUEUES, Access::Write)?;
+    let device = Device::bind_to(PciDevice::find(controller::MODEL)?.open()?, &space)?;
+    device.attach()?;
+    old.preserve(space.fd(), SECOND)?;
+    Ok((device, space))
+}
+
 /// Both are taken over, each with a page table of its own.
 pub(super) fn apart_new(new: &mut New<'_>) -> Result<()> {
     let (memory, ring) = look(new)?;
