@@ -191,7 +191,9 @@ void luo_helper_pci_put(struct pci_dev *dev)
 	pci_dev_put(dev);
 }
 
+/* What is at the address of a device that was removed may be another one. */
 void luo_helper_pci_stop(struct pci_dev *dev)
 {
-	pci_clear_master(dev);
+	if (pci_liveupdate_is_incoming(dev))
+		pci_clear_master(dev);
 }

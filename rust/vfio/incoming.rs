@@ -70,7 +70,8 @@ impl IncomingDevice {
         }
     }
 
-    /// Takes away its access to memory.
+    /// Takes away its access to memory, if it is still the one that the previous kernel left running: one that
+    /// was removed is stopped, and what is at its address now is not ours.
     fn stop(&self) {
         if let Some(device) = Registered::find(&self.0) {
             // SAFETY: By the type invariants, the device is registered.
