@@ -14,15 +14,19 @@
 //!    then what is left is kept for another attempt, or until the user finishes.
 //! 4. `finished` gets what `retrieve` wanted to be kept until the user confirmed that all is well.
 //!
-//! There is no way to refuse to finish: LUO would not be able to ever end the session.
+//! There is no way to refuse to finish: LUO would not be able to ever end the session. But before anything
+//! of a session is released, each of its files is announced to its handler: by `before_finish` if it was
+//! retrieved, by `before_discard` if it was not, and by `before_loss` if it never can be.
 //!
 //! Lock order: LUO's session mutex, LUO's file mutex, then the locks of this module, of which none is
-//! held while a handler is called.
+//! held while a handler is called, but for `before_discard` and `before_loss`.
 //!
 //! C header: [`include/linux/liveupdate.h`](srctree/include/linux/liveupdate.h)
 
 mod adapter;
+mod kept;
 mod module;
+mod restore;
 mod siblings;
 
 pub use self::siblings::Siblings;
@@ -41,14 +45,12 @@ use crate::{
         PreservedBox,
         RestoreError, //
     },
-    orphan::{
-        self,
-        Orphan, //
-    },
+    orphan::Orphan,
     status, //
 };
 use adapter::Adapter;
 use core::pin::Pin;
+use kept::Retained;
 use kernel::{
     error::{
         to_result,
@@ -182,6 +184,16 @@ pub trait FileHandler: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
+    /// All of a session is about to be finished, and there is no file of something that was preserved in it, and
+    /// never will be. Either it was retrieved, as `live`, and LUO could not take it: its file is closed by now,
+    /// unless another file of the previous kernel named the same header, and has it. Or what was preserved cannot
+    /// be read, so that it can be anything. Nothing of any file of the session is released before this returns.
+    ///
+    /// This may be called several times for one file.
+    fn before_loss(_live: Option<&Self::Live>) {
+        build_error!(VTABLE_DEFAULT_ERROR)
+    }
+
     /// The user is done with the update: `live` is not needed any more. What cannot be released yet
     /// is returned, and is released later.
     fn finished(_file: &File, live: Self::Live) -> Option<KBox<dyn Orphan>> {
@@ -198,27 +210,6 @@ pub trait FileHandler: Sized + 'static {
     fn test_records(_state: &Self::State) -> Option<crate::test::Records<'_>> {
         None
     }
-}
-
-/// A file that could not be retrieved yet.
-struct Postponed<T: FileHandler> {
-    memory: T::Checked,
-    header: T::Parsed,
-}
-
-/// What a file that is not finished has.
-enum Kept<T: FileHandler> {
-    Live(T::Live),
-    Postponed(Postponed<T>),
-}
-
-/// What is kept of a file between the attempt to retrieve it and its end.
-struct Retained<T: FileHandler> {
-    kept: Kept<T>,
-    /// Room to keep it longer.
-    slot: orphan::Slot,
-    /// Files that named the same header, and so were refused.
-    twins: u32,
 }
 
 /// A registered handler.
@@ -303,49 +294,6 @@ impl<T: FileHandler> Registration<T> {
     /// The state that the handler's files share.
     pub fn flb(&self) -> Option<Pin<&FlbSlot<T>>> {
         self.flb.as_ref().map(Pin::as_ref)
-    }
-
-    fn take_live(&self, key: status::Key) -> Option<Retained<T>> {
-        self.live.lock().remove(&key)
-    }
-
-    /// Takes what is left of a file that could not be retrieved.
-    fn take_postponed(&self, key: status::Key) -> Option<Postponed<T>> {
-        let mut live = self.live.lock();
-        if !matches!(live.get(&key)?.kept, Kept::Postponed(_)) {
-            return None;
-        }
-        match live.remove(&key)?.kept {
-            Kept::Postponed(postponed) => Some(postponed),
-            Kept::Live(_) => None,
-        }
-    }
-
-    /// Calls `f` for a file that could not be retrieved, and may be later.
-    fn with_postponed(&self, key: status::Key, f: impl FnOnce(&T::Parsed)) {
-        if let Some(Kept::Postponed(postponed)) = self.live.lock().get(&key).map(|file| &file.kept)
-        {
-            f(&postponed.header);
-        }
-    }
-
-    /// Notes that another file of the previous kernel names the same header as one that is retrieved,
-    /// and so cannot be.
-    fn add_twin(&self, key: status::Key) {
-        if let Some(retained) = self.live.lock().get_mut(&key) {
-            retained.twins = retained.twins.saturating_add(1);
-        }
-    }
-
-    /// Whether a file that could not be retrieved was noted by [`Self::add_twin`], once for each.
-    fn remove_twin(&self, key: status::Key) -> bool {
-        let mut live = self.live.lock();
-        let Some(retained) = live.get_mut(&key) else {
-            return false;
-        };
-        let left = retained.twins.checked_sub(1);
-        retained.twins = left.unwrap_or(0);
-        left.is_some()
     }
 
     fn register(flb: Option<Pin<KBox<FlbSlot<T>>>>) -> Result<Pin<KBox<Self>>> {

@@ -184,6 +184,25 @@ impl FileHandler for VfioPciFiles {
         }
     }
 
+    /// A device of which nothing can be read may write to memory of the session, and which one it is nobody knows.
+    fn before_loss(live: Option<&IncomingDevice>) {
+        if let Some(device) = live {
+            if device.stop_unused() {
+                pr_warn!(
+                    "a device whose file was lost after it was retrieved is stopped when its session is finished\n"
+                );
+            }
+            return;
+        }
+        let nr = IncomingDevice::stop_unclaimed();
+        if nr != 0 {
+            pr_err!(
+                "what was preserved of a device cannot be read when its session is finished: all that nobody has retrieved are stopped, {}, as it may be any of these\n",
+                nr
+            );
+        }
+    }
+
     fn finished(_file: &File, live: IncomingDevice) -> Option<KBox<dyn Orphan>> {
         live.leave();
         None

@@ -34,7 +34,8 @@
 //! The file that is retrieved has to be bound, and memory has to be mapped again; from then on it is
 //! used as before. A device that is not bound when the session is finished is stopped, and so is one that
 //! nobody retrieves, before anything else of the session is freed: so memory that it writes to belongs into
-//! the same session.
+//! the same session. If what was preserved of a device cannot be read, nobody knows which one that is: then all are
+//! stopped that nobody has retrieved by then.
 //!
 //! `ENODEV`: it is not bound to vfio-pci, which can be made up for; or it is gone, or another one.
 

@@ -203,6 +203,8 @@ bool luo_helper_vfio_iommu_preserved(struct vfio_device *device);
 bool luo_helper_vfio_iommu_settle(struct vfio_device *device);
 struct vfio_device *luo_helper_vfio_find(struct pci_dev *dev);
 void luo_helper_vfio_put(struct vfio_device *device);
+bool luo_helper_vfio_is_open(struct vfio_device *device);
+unsigned int luo_helper_vfio_stop_unclaimed(void);
 void luo_helper_pci_identity(struct pci_dev *dev,
 			     struct luo_helper_pci_identity *identity);
 struct pci_dev *luo_helper_pci_find(u32 domain, u16 bdf);

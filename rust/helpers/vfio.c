@@ -3,6 +3,7 @@
  * A part of luo_vfio_pci, not of luo_rs, which does not need VFIO.
  */
 
+#include <linux/cleanup.h>
 #include <linux/device.h>
 #include <linux/iommu.h>
 #ifdef CONFIG_IOMMU_LIVEUPDATE
@@ -10,10 +11,12 @@
 #include <linux/iommufd_liveupdate.h>
 #include <linux/module.h>
 #endif
+#include <linux/mutex.h>
 #include <linux/pci.h>
 #include <linux/pci_liveupdate.h>
 #include <linux/vfio.h>
 #include <linux/vfio_liveupdate.h>
+#include <linux/vfio_pci_core.h>
 #include <linux/vfio_pci_liveupdate.h>
 
 #include "helpers.h"
@@ -154,6 +157,47 @@ struct vfio_device *luo_helper_vfio_find(struct pci_dev *dev)
 void luo_helper_vfio_put(struct vfio_device *device)
 {
 	vfio_device_put_registration(device);
+}
+
+/* Whether a file of it is bound. */
+bool luo_helper_vfio_is_open(struct vfio_device *device)
+{
+	guard(mutex)(&device->dev_set->lock);
+	return device->open_count;
+}
+
+/* Whether a file of it was retrieved, that may not be bound yet. */
+static bool is_retrieved(struct vfio_device *device)
+{
+	struct vfio_pci_core_device *vdev =
+		container_of(device, struct vfio_pci_core_device, vdev);
+
+	guard(mutex)(&device->dev_set->lock);
+	return vdev->adopt || device->open_count;
+}
+
+/* A device whose file was retrieved is looked after when that is finished. */
+static bool is_unclaimed(struct pci_dev *dev, void *nr)
+{
+	struct vfio_device *device = luo_helper_vfio_find(dev);
+	bool claimed = false;
+
+	if (device) {
+		claimed = is_retrieved(device);
+		luo_helper_vfio_put(device);
+	}
+	if (!claimed)
+		++*(unsigned int *)nr;
+	return !claimed;
+}
+
+/* Stops the incoming devices that are. Returns how many these were. */
+unsigned int luo_helper_vfio_stop_unclaimed(void)
+{
+	unsigned int nr = 0;
+
+	pci_liveupdate_stop_incoming(is_unclaimed, &nr);
+	return nr;
 }
 
 void luo_helper_pci_identity(struct pci_dev *dev,

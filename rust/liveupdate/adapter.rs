@@ -6,26 +6,17 @@
 //! positive one for success in some places.
 
 use super::{
+    kept::Kept,
     owner,
     padded,
     FileHandler,
-    Kept,
-    Postponed,
     Preserved,
     Registration,
-    Retained,
-    Retrieved,
     Siblings, //
 };
 use crate::{
     bindings,
     fs,
-    kho::{
-        Failed,
-        Incoming,
-        RestoreError,
-        Waiting, //
-    },
     orphan,
     status::{
         FileState,
@@ -56,9 +47,6 @@ const COMPATIBLE_LEN: usize = bindings::LIVEUPDATE_HNDL_COMPAT_LENGTH as usize;
 /// What LUO's private data of a preserved file is.
 type Private<T> = KBox<Preserved<<T as FileHandler>::Header, <T as FileHandler>::State>>;
 
-/// A file, or an error, and what another attempt needs if there can be one.
-type Restored<T> = Result<Retrieved<<T as FileHandler>::Live>, (Error, Option<Postponed<T>>)>;
-
 pub(super) struct Adapter<T: FileHandler>(PhantomData<T>);
 
 impl<T: FileHandler> Adapter<T> {
@@ -69,7 +57,7 @@ impl<T: FileHandler> Adapter<T> {
         freeze: Some(Self::freeze),
         unfreeze: Some(Self::unfreeze),
         retrieve: Some(Self::retrieve),
-        can_finish: if T::HAS_BEFORE_DISCARD || T::HAS_BEFORE_FINISH {
+        can_finish: if T::HAS_BEFORE_DISCARD || T::HAS_BEFORE_LOSS || T::HAS_BEFORE_FINISH {
             Some(Self::can_finish)
         } else {
             None
@@ -258,14 +246,16 @@ impl<T: FileHandler> Adapter<T> {
             // From here on the state is used up, unless the handler gives it back.
             let restored = match reg.take_postponed(key) {
                 Some(postponed) => Self::go_on(postponed),
-                None => {
-                    let header = Self::take_header(args).inspect_err(|_| reg.add_twin(key))?;
-                    if let Err(err) = test::fail(test::Step::Retrieve) {
-                        Self::discard(header);
-                        return Err(err);
+                None => match Self::take_header(args.serialized_data) {
+                    Ok(header) => {
+                        if let Err(err) = test::fail(test::Step::Retrieve) {
+                            Self::discard(header);
+                            return Err(err);
+                        }
+                        Self::restore(header)
                     }
-                    Self::restore(header)
-                }
+                    Err(err) => Err((err, Some(Kept::Unread))),
+                },
             };
             let (kept, result) = match restored {
                 Ok(retrieved) => {
@@ -274,18 +264,12 @@ impl<T: FileHandler> Adapter<T> {
                     (Kept::Live(retrieved.live), Ok(0))
                 }
                 Err((err, None)) => return Err(err),
-                Err((err, Some(postponed))) => {
-                    args.try_again = true;
-                    (Kept::Postponed(postponed), Err(err))
+                Err((err, Some(kept))) => {
+                    args.try_again = matches!(kept, Kept::Postponed(_));
+                    (kept, Err(err))
                 }
             };
-            let retained = Retained {
-                kept,
-                slot,
-                twins: 0,
-            };
-            let old = reg.live.lock().insert(node.into_node(key, retained));
-            drop(old);
+            reg.keep(key, node, slot, kept);
             result
         })
     }
@@ -298,17 +282,12 @@ impl<T: FileHandler> Adapter<T> {
     unsafe extern "C" fn can_finish(args: *mut bindings::liveupdate_file_op_args) -> bool {
         // SAFETY: The caller guarantees it.
         let args = unsafe { &mut *args };
-        if T::HAS_BEFORE_DISCARD && args.retrieve_status == 0 {
-            // SAFETY: As above.
-            let reg = unsafe { Self::registration(args) };
-            let memory = Waiting::find(args.serialized_data);
-            if let Some(raw) = memory.and_then(|memory| memory.peek().next()) {
-                if let Ok(header) = T::parse(&raw) {
-                    T::before_discard(&header);
-                }
-            } else {
-                reg.with_postponed(Key::Incoming(args.serialized_data), T::before_discard);
-            }
+        // SAFETY: As above.
+        let reg = unsafe { Self::registration(args) };
+        if args.retrieve_status == 0 {
+            Self::before_discard(reg, args.serialized_data);
+        } else if T::HAS_BEFORE_LOSS && args.retrieve_status < 0 {
+            reg.with_lost(Key::Incoming(args.serialized_data), T::before_loss);
         } else if T::HAS_BEFORE_FINISH && args.retrieve_status > 0 {
             // SAFETY: As above; the file was retrieved.
             T::before_finish(unsafe { Self::file(args) });
@@ -328,7 +307,7 @@ impl<T: FileHandler> Adapter<T> {
         if args.retrieve_status == 0 {
             if let Some(postponed) = reg.take_postponed(key) {
                 drop(postponed);
-            } else if let Ok(header) = Self::take_header(args) {
+            } else if let Ok(header) = Self::take_header(args.serialized_data) {
                 Self::discard(header);
             }
         } else if args.retrieve_status < 0 && reg.remove_twin(key) {
@@ -349,71 +328,5 @@ impl<T: FileHandler> Adapter<T> {
         if let Some(flb) = reg.flb() {
             flb.before_finish();
         }
-    }
-
-    /// Makes the file again, or frees what it consists of, or says what another attempt needs.
-    fn restore(header: Incoming<T::Header>) -> Restored<T> {
-        let raw = *header;
-        let memory = T::claim(header);
-        let check = || {
-            let header = T::parse(&raw).map_err(RestoreError::Header)?;
-            let memory = T::check(memory, &header)?;
-            Ok(Postponed { memory, header })
-        };
-        match check() {
-            Ok(checked) => Self::go_on(checked),
-            Err(err) => Err((Self::lost(&err), None)),
-        }
-    }
-
-    /// As [`Self::restore`], from where it is certain what there is.
-    fn go_on(Postponed { memory, header }: Postponed<T>) -> Restored<T> {
-        T::retrieve(memory, &header).map_err(|Failed { error, rest }| match rest {
-            None => (Self::lost(&error), None),
-            Some(memory) => {
-                pr_warn!(
-                    "{}: retrieve failed, it can be tried again: {}\n",
-                    T::COMPATIBLE,
-                    error
-                );
-                (error.to_error(), Some(Postponed { memory, header }))
-            }
-        })
-    }
-
-    fn lost(err: &RestoreError) -> Error {
-        pr_err!(
-            "{}: retrieve failed, the file is lost and {}: {}\n",
-            T::COMPATIBLE,
-            T::WHEN_LOST,
-            err
-        );
-        err.to_error()
-    }
-
-    /// Frees what nobody wants.
-    fn discard(header: Incoming<T::Header>) {
-        let raw = *header;
-        let memory = T::claim(header);
-        let checked = T::parse(&raw)
-            .map_err(RestoreError::Header)
-            .and_then(|parsed| T::check(memory, &parsed));
-        if let Err(err) = checked {
-            pr_err!(
-                "{}: finish: {}; what cannot be identified stays unused until the next boot\n",
-                T::COMPATIBLE,
-                err
-            );
-        }
-    }
-
-    fn take_header(args: &bindings::liveupdate_file_op_args) -> Result<Incoming<T::Header>> {
-        Incoming::from_phys(args.serialized_data).inspect_err(|err| {
-            pr_err!(
-                "{}: the handed-over state is not where the previous kernel said: {:?}; its memory stays unused until the next boot\n",
-                T::COMPATIBLE,
-                err
-            )
-        })
     }
 }

@@ -36,6 +36,12 @@ impl Registered {
         // INVARIANT: The function takes a reference.
         NonNull::new(device).map(Self)
     }
+
+    /// Whether it has a file that is bound.
+    fn is_open(&self) -> bool {
+        // SAFETY: By the type invariants.
+        unsafe { bindings::luo_helper_vfio_is_open(self.0.as_ptr()) }
+    }
 }
 
 impl Drop for Registered {
@@ -68,6 +74,22 @@ impl IncomingDevice {
             device.stop();
             device.put();
         }
+    }
+
+    /// Takes away the access to memory of all devices that the previous kernel left running, but for those whose
+    /// files were retrieved. Returns how many that were.
+    pub(crate) fn stop_unclaimed() -> u32 {
+        // SAFETY: FFI call without requirements.
+        unsafe { bindings::luo_helper_vfio_stop_unclaimed() }
+    }
+
+    /// Takes away its access to memory, unless somebody has bound a file of it. Returns whether nobody has.
+    pub(crate) fn stop_unused(&self) -> bool {
+        let unused = !Registered::find(&self.0).is_some_and(|device| device.is_open());
+        if unused {
+            self.stop();
+        }
+        unused
     }
 
     /// Takes away its access to memory, if it is still the one that the previous kernel left running: one that
