@@ -5,6 +5,7 @@
 mod between;
 pub mod damage;
 pub mod damage_iommu;
+pub mod damage_vfio;
 pub mod frames;
 mod handed;
 pub mod master;
@@ -51,6 +52,8 @@ pub enum Command {
     Damage(damage::Options),
     /// Damages what is handed over about an IOMMU; for --host of a run.
     DamageIommu(damage_iommu::Options),
+    /// Damages what is handed over about a card; for --host of a run.
+    DamageVfio(damage_vfio::Options),
     /// Lets a card use memory when there is no kernel; for --host of a run.
     Master(master::Options),
     /// Takes a card out of a machine while its kernel is replaced; for --host of a run.
@@ -67,6 +70,7 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Frames(options) => frames::main(options),
         Command::Damage(options) => damage::main(options),
         Command::DamageIommu(options) => damage_iommu::main(options),
+        Command::DamageVfio(options) => damage_vfio::main(options),
         Command::Master(options) => master::main(options),
         Command::Slot(options) => slot::main(options),
     }

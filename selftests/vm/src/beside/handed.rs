@@ -53,16 +53,21 @@ impl<'m> Handed<'m> {
         Ok(Self { memory, page, luo })
     }
 
-    /// What the handler of a format has of the first file of it, in the order of the sessions.
-    pub(super) fn file(&mut self, compatible: &[u8]) -> Result<u64> {
-        for session in self.blocks::<SessionSer>(self.luo.sessions)? {
-            for file in self.blocks::<FileSer>(session.files)? {
-                if luo::name(&file.compatible) == compatible {
-                    return Ok(file.data);
-                }
-            }
+    /// What is handed over of all files of a format, and where, in the order of the sessions.
+    pub(super) fn files(&mut self, compatible: &[u8]) -> Result<Vec<(u64, FileSer)>> {
+        let mut all = Vec::new();
+        for (_, session) in self.blocks::<SessionSer>(self.luo.sessions)? {
+            all.extend(self.blocks::<FileSer>(session.files)?);
         }
-        Err(missing(compatible))
+        all.retain(|(_, file)| luo::name(&file.compatible) == compatible);
+        Ok(all)
+    }
+
+    /// What the handler of a format has of the first of them.
+    pub(super) fn file(&mut self, compatible: &[u8]) -> Result<u64> {
+        let files = self.files(compatible)?;
+        let first = files.first().ok_or_else(|| missing(compatible))?;
+        Ok(first.1.data)
     }
 
     /// What files share in a format.
@@ -70,13 +75,17 @@ impl<'m> Handed<'m> {
         let header: FlbHeaderSer = self.memory.read(self.luo.flbs)?;
         let count = header.check(self.page).map_err(wrong)?;
         let first = self.luo.flbs + size_of::<FlbHeaderSer>() as u64;
-        let all: Vec<FlbSer> = self.entries(first, count)?;
-        let found = all.iter().find(|flb| luo::name(&flb.name) == compatible);
-        found.map(|flb| flb.data).ok_or_else(|| missing(compatible))
+        let all: Vec<(u64, FlbSer)> = self.entries(first, count)?;
+        let found = all
+            .iter()
+            .find(|(_, flb)| luo::name(&flb.name) == compatible);
+        found
+            .map(|(_, flb)| flb.data)
+            .ok_or_else(|| missing(compatible))
     }
 
-    /// All entries of a list in blocks.
-    fn blocks<T: FromBytes>(&mut self, first: u64) -> Result<Vec<T>> {
+    /// All entries of a list in blocks, and where they are.
+    fn blocks<T: FromBytes>(&mut self, first: u64) -> Result<Vec<(u64, T)>> {
         let (mut all, mut next, mut blocks) = (Vec::new(), first, 0);
         while next != 0 {
             blocks += 1;
@@ -89,9 +98,11 @@ impl<'m> Handed<'m> {
         Ok(all)
     }
 
-    fn entries<T: FromBytes>(&mut self, first: u64, count: usize) -> Result<Vec<T>> {
+    fn entries<T: FromBytes>(&mut self, first: u64, count: usize) -> Result<Vec<(u64, T)>> {
         let at = |nr: usize| first + (nr * size_of::<T>()) as u64;
-        (0..count).map(|nr| self.memory.read(at(nr))).collect()
+        (0..count)
+            .map(|nr| Ok((at(nr), self.memory.read(at(nr))?)))
+            .collect()
     }
 }
 

@@ -6,6 +6,7 @@
 //! configuration space.
 
 mod agent;
+mod damaged;
 mod interrupts;
 mod iommu;
 mod late;
@@ -110,6 +111,34 @@ pub(super) const CASES: &[Case] = &[
         "An igb that is removed and goes on all the same: the case in which it is stopped would notice",
         receive::old,
         stopped::removed_on_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.found-again",
+        "An igb that is removed and found again after it could not be retrieved is left to who uses it then",
+        receive::old,
+        stopped::found_again_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.damaged",
+        "An igb whose header is of another version is stopped before its session is released, and no other",
+        damaged::old,
+        damaged::unknown_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.damaged-nowhere",
+        "The same of one whose header is not where it should be",
+        damaged::old,
+        damaged::missing_new,
+    )
+    .on_request(),
+    Case::update(
+        "vfio.damaged-unasked",
+        "If nobody retrieves any card, all are stopped, as it may be any of them",
+        damaged::old,
+        damaged::unasked_new,
     )
     .on_request(),
     Case::update(

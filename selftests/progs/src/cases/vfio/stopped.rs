@@ -16,6 +16,7 @@ use crate::{
     expect::{
         is,
         refused,
+        same,
         works, //
     },
     memory::Map,
@@ -109,6 +110,36 @@ fn removed(new: &mut New<'_>, remove: impl FnOnce(&PciDevice) -> Result<()>) -> 
     PciDevice::rescan()?;
     check_stopped(new, &ring)?;
     new.finish()
+}
+
+/// It could not be retrieved for want of a driver, and is another device when the session is finished: what was left of
+/// the attempt goes, and leaves alone what is in its place.
+pub(super) fn found_again_new(new: &mut New<'_>) -> Result<()> {
+    let (_memory, ring) = look(new)?;
+    let before = PciDevice::find(igb::MODEL)?;
+    before.unbind()?;
+    let answer = new.session()?.retrieve(Token(DEVICE));
+    new.common
+        .check("no-driver", refused(answer, &[Errno::NODEV]));
+    check_running(new)?;
+    before.remove()?;
+    new.common.check("silent", silent(&ring)?);
+
+    PciDevice::rescan()?;
+    let now = PciDevice::find(igb::MODEL)?;
+    new.common
+        .check("same-place", same(now.path(), before.path()));
+    let device = Device::bind(now.open()?)?;
+    device.enable()?;
+    new.common
+        .check("master", is(now.is_master()?, "it may not use memory"));
+    new.finish()?;
+    new.common.check(
+        "still-master",
+        is(now.is_master()?, "it may not use memory any more"),
+    );
+    new.common.check("usable", works(device.command()));
+    Ok(())
 }
 
 /// Only memory was handed over.
