@@ -147,6 +147,16 @@ fn is_off(line: &str) -> bool {
         && number(line, " value ").is_none_or(|value| value & 1 << 31 == 0)
 }
 
+/// How often an IOMMU was told to invalidate the TLB of a device (`-trace vtd_inv_desc`).
+///
+/// # Errors
+///
+/// If there is no trace, or it cannot be read.
+pub fn tlbs_of_devices() -> Result<usize> {
+    let text = fs::read_to_string(TRACE)?;
+    Ok(text.matches("invalidate desc type device ").count())
+}
+
 /// The hexadecimal number that follows a name.
 fn number(line: &str, name: &str) -> Option<u64> {
     let (_, rest) = line.split_once(name)?;

@@ -291,6 +291,12 @@ pub(in crate::cases) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::local(
+        "iommu.ats",
+        "A device with a TLB is refused, and that TLB is invalidated when something is unmapped",
+        refused::ats,
+    )
+    .on_request(),
+    Case::local(
         "iommu.first-stage",
         "So is that of a first stage",
         refused::first_stage,

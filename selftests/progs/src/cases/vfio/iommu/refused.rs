@@ -16,6 +16,7 @@ use crate::{
         }, //
     },
     expect::{
+        is,
         refused,
         same,
         works, //
@@ -25,8 +26,10 @@ use crate::{
     sys,
     vfio::{
         igb,
+        trace,
         Access,
         Device,
+        Model,
         PciDevice,
         Space, //
     }, //
@@ -152,5 +155,36 @@ pub(super) fn first_stage(old: &mut Old<'_>) -> Result<()> {
     let answer = old.session()?.preserve(device.fd(), Token(DEVICE));
     old.common
         .check("device", refused(answer, &[Errno::OPNOTSUPP]));
+    Ok(())
+}
+
+/// A device of virtio, of which QEMU says that it has a TLB.
+const RNG: Model = Model {
+    vendor: 0x1af4,
+    device: 0x1044,
+};
+
+/// A device with a TLB of its own. It cannot be handed over; but what it keeps there is invalidated as ever.
+pub(super) fn ats(old: &mut Old<'_>) -> Result<()> {
+    let place = PciDevice::find(RNG)?;
+    place.unbind()?;
+    place.bind_to("vfio-pci")?;
+    let memory = vfio::memory("memory", HUGE)?;
+    let space = Space::new()?;
+    space.map(&memory, HUGE, 0, Access::Write)?;
+    let device = Device::bind_to(place.open()?, &space)?;
+    device.attach()?;
+    old.preserve(&memory, MEMORY)?;
+    old.preserve(space.fd(), IOMMUFD)?;
+    let answer = old.session()?.preserve(device.fd(), Token(DEVICE));
+    old.common
+        .check("device", refused(answer, &[Errno::OPNOTSUPP]));
+    old.close_session();
+
+    let before = trace::tlbs_of_devices()?;
+    old.common.check("unmap", works(space.unmap(0, HUGE)));
+    let seen = trace::tlbs_of_devices()? > before;
+    old.common
+        .check("invalidated", is(seen, "the TLB of the device was not"));
     Ok(())
 }
