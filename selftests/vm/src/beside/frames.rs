@@ -90,9 +90,12 @@ pub(super) fn main(options: &Options) -> Result<()> {
 }
 
 /// Writes down a number. It appears with its content.
+///
+/// All have the same length. The machine opens a file and asks for its length; if it was another file by then, and a
+/// longer one, reading fails.
 fn put(state: &Path, name: &str, number: u64) -> Result<()> {
     let draft = state.join(format!("{name}.new"));
-    fs::write(&draft, number.to_string())?;
+    fs::write(&draft, format!("{number:020}"))?;
     Ok(fs::rename(draft, state.join(name))?)
 }
 
