@@ -191,7 +191,7 @@ static bool is_unclaimed(struct pci_dev *dev, void *nr)
 	return !claimed;
 }
 
-/* Stops the incoming devices that are. Returns how many these were. */
+/* Stops all incoming devices whose file nobody has. Returns how many these were. */
 unsigned int luo_helper_vfio_stop_unclaimed(void)
 {
 	unsigned int nr = 0;
