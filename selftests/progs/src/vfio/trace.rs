@@ -7,7 +7,16 @@ use crate::expect::{
     Check, //
 };
 use anyhow::Result;
-use std::fs;
+use std::{
+    fs::{
+        self,
+        File, //
+    },
+    io::{
+        self,
+        Read, //
+    }, //
+};
 
 /// Where it does.
 const TRACE: &str = "/state/trace";
@@ -19,6 +28,15 @@ const TRACE: &str = "/state/trace";
 /// If there is no trace.
 pub fn len() -> Result<u64> {
     Ok(fs::metadata(TRACE)?.len())
+}
+
+/// What there is by now. Reading it may add to it, so that there need not be an end.
+fn text() -> io::Result<String> {
+    let mut text = String::new();
+    let file = File::open(TRACE)?;
+    let len = file.metadata()?.len();
+    file.take(len).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Where a device has the registers that could stop it.
@@ -69,7 +87,7 @@ fn write_of(line: &str) -> Option<(&str, u64, u64)> {
 /// From `start` on, nothing was written that stops or moves the card or a bridge above it, whose addresses
 /// make the path `sysfs`.
 pub fn check(start: u64, sysfs: &str) -> Check {
-    let text = fs::read_to_string(TRACE).map_err(|e| e.to_string())?;
+    let text = text().map_err(|e| e.to_string())?;
     let text = text
         .get(start as usize..)
         .ok_or("the trace is shorter than it was")?;
@@ -121,7 +139,7 @@ pub fn check(start: u64, sysfs: &str) -> Check {
 ///
 /// If there is no trace, or it cannot be read.
 pub fn stopped_before_off(start: u64, address: &str) -> Result<bool> {
-    let text = fs::read_to_string(TRACE)?;
+    let text = text()?;
     let address = address.trim_start_matches("0000:");
     Ok(is_stopped_before_off(
         text.get(start as usize..).unwrap_or(""),
@@ -143,8 +161,12 @@ fn is_stopped_before_off(text: &str, address: &str) -> bool {
 
 /// Whether a line is of a command to the IOMMU with translation off.
 fn is_off(line: &str) -> bool {
-    line.contains("vtd_reg_write_gcmd ")
-        && number(line, " value ").is_none_or(|value| value & 1 << 31 == 0)
+    line.contains("vtd_reg_write_gcmd ") && !has_bit(line, 31)
+}
+
+/// Whether a bit is set in what was written.
+fn has_bit(line: &str, bit: u32) -> bool {
+    number(line, " value ").is_some_and(|value| value & 1 << bit != 0)
 }
 
 /// How often an IOMMU was told to invalidate the TLB of a device (`-trace vtd_inv_desc`).
@@ -153,26 +175,33 @@ fn is_off(line: &str) -> bool {
 ///
 /// If there is no trace, or it cannot be read.
 pub fn tlbs_of_devices() -> Result<usize> {
-    let text = fs::read_to_string(TRACE)?;
+    let text = text()?;
     Ok(text.matches("invalidate desc type device ").count())
 }
 
 /// The hexadecimal number that follows a name.
 fn number(line: &str, name: &str) -> Option<u64> {
     let (_, rest) = line.split_once(name)?;
-    let word = rest.split_whitespace().next()?;
+    let word = rest.split_whitespace().next()?.trim_end_matches(',');
     u64::from_str_radix(word.trim_start_matches("0x"), 16).ok()
 }
 
-/// What QEMU writes down of an IOMMU from `start` on (`-trace vtd_reg_write_gcmd -trace vtd_dmar_fault`).
+/// What QEMU writes down of an IOMMU from `start` on (`-trace vtd_reg_write_gcmd -trace vtd_dmar_fault`, and for the
+/// last two `-trace vtd_reg_ir_root -trace vtd_ir_remap_msi`).
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Iommu {
     /// How often a command was given with translation on.
     pub on: usize,
     /// How often one was given with translation off.
     pub off: usize,
+    /// How often one was given with interrupt remapping off.
+    pub open: usize,
     /// The addresses that a device used, and that were not mapped for it.
     pub faults: Vec<u64>,
+    /// How many entries the tables of interrupts have that it was given.
+    pub interrupts: Vec<u64>,
+    /// The addresses of the interrupts that it let through.
+    pub delivered: Vec<u64>,
 }
 
 impl Iommu {
@@ -182,7 +211,7 @@ impl Iommu {
     ///
     /// If there is no trace, or it cannot be read.
     pub fn since(start: u64, source: u16) -> Result<Self> {
-        let text = fs::read_to_string(TRACE)?;
+        let text = text()?;
         Ok(Self::of(text.get(start as usize..).unwrap_or(""), source))
     }
 
@@ -194,6 +223,11 @@ impl Iommu {
                     false => this.on += 1,
                     true => this.off += 1,
                 }
+                this.open += usize::from(!has_bit(line, 25));
+            } else if line.contains("vtd_reg_ir_root ") {
+                this.interrupts.extend(number(line, " size "));
+            } else if line.contains("vtd_ir_remap_msi ") {
+                this.delivered.extend(number(line, "(addr "));
             } else if line.contains("vtd_dmar_fault ")
                 && number(line, " sid ") == Some(source.into())
             {
@@ -220,9 +254,15 @@ mod tests {
         let text = "vtd_reg_write_gcmd status 0x80000000 value 0xc0000000\n\
             vtd_reg_write_gcmd status 0x80000000 value 0x4000000\n\
             vtd_dmar_fault sid 0x100 fault 5 addr 0x12000 write 1\n\
-            vtd_dmar_fault sid 0x8 fault 5 addr 0x13000 write 1\n";
+            vtd_dmar_fault sid 0x8 fault 5 addr 0x13000 write 1\n\
+            vtd_reg_ir_root addr 0x5000 size 0x100\n\
+            vtd_ir_remap_msi (addr 0xfee00018, data 0x0) -> (addr 0xfee00000, data 0x4021)\n";
         let seen = Iommu::of(text, 0x100);
         assert_eq!((seen.on, seen.off, seen.faults), (1, 1, vec![0x12000]));
+        assert_eq!(
+            (seen.open, seen.interrupts, seen.delivered),
+            (2, vec![0x100], vec![0xfee0_0018])
+        );
         assert!(!is_stopped_before_off(text, "01:00.0"));
         let stop = "pci_cfg_write igb 01:00.0 @0x4 <- 0x103\n";
         assert!(is_stopped_before_off(&format!("{stop}{text}"), "01:00.0"));

@@ -156,6 +156,50 @@ pub(super) fn canary_new(new: &mut New<'_>) -> Result<()> {
     check_faults(new, "blackout", at.parse()?)
 }
 
+/// A write of a device to here is an interrupt. With bit 4 it is looked up in a table, under a number that nothing has;
+/// without, QEMU lets it through, to CPU 128 or the eighth of a group, neither of which the machine has.
+const INTERRUPT: u64 = 0xfee8_0010;
+const LOOKED_UP: u64 = 1 << 4;
+
+/// The frames that become interrupts, from when there is no kernel to when the next one has its own table.
+const INTERRUPTS: Range<u64> = 100..200;
+
+/// What the device writes is not memory, and no address that is translated.
+pub(super) fn interrupts_old(old: &mut Old<'_>) -> Result<()> {
+    let (running, space) = run_with(old, |_, ring, _| {
+        point(ring, INTERRUPTS, INTERRUPT);
+        Ok(())
+    })?;
+    leave(old, running, space)
+}
+
+/// None of it was let through, and there was always a table: an empty one, and then that of the next kernel.
+pub(super) fn interrupts_new(new: &mut New<'_>) -> Result<()> {
+    let memory = new.retrieve(MEMORY)?;
+    let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
+    new.common
+        .check("meanwhile", ring.wait(INTERRUPTS.end + 20, PATIENCE));
+    let at = noted(new, "igb", "before")?.parse::<u64>()?;
+    let late = is(at < INTERRUPTS.start, "they came too early");
+    new.common.check("late-enough", late);
+    let received = ring.received();
+    let frames = ring.verify_range(0..INTERRUPTS.start);
+    let frames = frames.and(ring.verify_range(INTERRUPTS.end..received));
+    new.common.check("frames", frames);
+
+    let seen = seen(new)?;
+    new.common.check("stays-on", same(seen.open, 0));
+    let own = 1 << 16;
+    let empty = seen.interrupts.first().is_some_and(|size| *size < own);
+    let tables = is(empty, "no empty table").and(same(seen.interrupts.last().copied(), Some(own)));
+    new.common.check("tables", tables);
+    let mine = INTERRUPT & !(page() - 1)..(INTERRUPT | (page() - 1)) + 1;
+    let passed = |at: &u64| mine.contains(at) && at & LOOKED_UP != 0;
+    let passed = seen.delivered.iter().copied().find(passed);
+    new.common.check("blocked", same(passed, None));
+    Ok(())
+}
+
 /// Where something is mapped in the old kernel only.
 const OLD: u64 = 1 << 40;
 

@@ -84,6 +84,13 @@ pub(in crate::cases) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
+        "iommu.interrupts",
+        "What is written to where interrupts are reaches no CPU while there is no kernel, or it boots",
+        faults::interrupts_old,
+        faults::interrupts_new,
+    )
+    .on_request(),
+    Case::update(
         "iommu.old-only",
         "What only the previous kernel had mapped cannot be used any more once the page table is replaced",
         faults::old_only_old,

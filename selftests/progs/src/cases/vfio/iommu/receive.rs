@@ -157,19 +157,22 @@ pub(super) fn seen(new: &New<'_>) -> Result<Iommu> {
 pub(super) fn seen_of(new: &New<'_>, source: u16) -> Result<Iommu> {
     let seen = Iommu::since(noted(new, NAME, "trace")?.parse()?, source)?;
     println!(
-        "# {} commands to the IOMMU, {} of them with translation off, {} faults",
+        "# {} commands to the IOMMU, {} with translation off, {} with interrupt remapping off; {} faults",
         seen.on + seen.off,
         seen.off,
+        seen.open,
         seen.faults.len()
     );
     Ok(seen)
 }
 
-/// Translation was on all the time, and nothing was refused.
+/// Translation and interrupt remapping were on all the time, and nothing was refused.
 pub(super) fn check_translation(new: &mut New<'_>, name: &str) -> Result<()> {
     let seen = seen(new)?;
     let stays = is(seen.on != 0, "the trace has no commands").and(same(seen.off, 0));
     new.common.check(&format!("{name}.stays-on"), stays);
+    new.common
+        .check(&format!("{name}.remaps-interrupts"), same(seen.open, 0));
     let faults = same(seen.faults.first().copied(), None);
     new.common.check(&format!("{name}.no-faults"), faults);
     Ok(())
