@@ -6,7 +6,9 @@ mod between;
 pub mod damage;
 pub mod damage_iommu;
 pub mod damage_vfio;
+pub mod fail_boot;
 pub mod frames;
+mod gdb;
 mod handed;
 pub mod master;
 pub mod slot;
@@ -54,6 +56,8 @@ pub enum Command {
     DamageIommu(damage_iommu::Options),
     /// Damages what is handed over about a card; for --host of a run.
     DamageVfio(damage_vfio::Options),
+    /// Has an allocation fail while the next kernel takes its IOMMUs over; for --host of a run.
+    FailBoot(fail_boot::Options),
     /// Lets a card use memory when there is no kernel; for --host of a run.
     Master(master::Options),
     /// Takes a card out of a machine while its kernel is replaced; for --host of a run.
@@ -71,6 +75,7 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Damage(options) => damage::main(options),
         Command::DamageIommu(options) => damage_iommu::main(options),
         Command::DamageVfio(options) => damage_vfio::main(options),
+        Command::FailBoot(options) => fail_boot::main(options),
         Command::Master(options) => master::main(options),
         Command::Slot(options) => slot::main(options),
     }

@@ -261,7 +261,9 @@ fn attempt(options: &Options, out: &mut dyn Sink) -> Result<Outcome, Error> {
     let mut watch = Watch::new(out, options.timeout(), dir, &stages)?;
     let mut host: Option<HostCommand> = None;
     for group in stages.chunk_by(|stage, _| stage.next.is_some()) {
-        let Some(first) = group.first() else { continue };
+        let (Some(first), Some(last)) = (group.first(), group.last()) else {
+            continue;
+        };
         let mut machine = Spec {
             arch: options.arch,
             accel,
@@ -276,7 +278,7 @@ fn attempt(options: &Options, out: &mut dyn Sink) -> Result<Outcome, Error> {
         }
         .start()?;
         if let (Some(command), None) = (&options.host, &host) {
-            host = Some(HostCommand::start(command, dir)?);
+            host = Some(HostCommand::start(command, dir, &last.kernel)?);
         }
         watch.follow(&mut machine, group, || {
             let caught = interrupted.load(Ordering::Relaxed);

@@ -145,9 +145,13 @@ struct Again {
     /// The tests.
     tests: Vec<String>,
     /// What stands in for what.
+    #[serde(default)]
     devices: BTreeMap<String, String>,
+    /// What stands in for what in the arguments.
+    #[serde(default)]
+    args: BTreeMap<String, String>,
     /// More for the kernel's command line.
-    append: String,
+    append: Option<String>,
 }
 
 impl Again {
@@ -160,7 +164,14 @@ impl Again {
                 device.clone_from(other);
             }
         }
-        test.args.extend(["--append".into(), self.append.clone()]);
+        for (text, other) in &self.args {
+            for arg in &mut test.args {
+                *arg = arg.replace(text, other);
+            }
+        }
+        if let Some(append) = &self.append {
+            test.args.extend(["--append".into(), append.clone()]);
+        }
         test
     }
 }

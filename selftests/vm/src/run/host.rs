@@ -36,8 +36,8 @@ pub(super) struct HostCommand {
 }
 
 impl HostCommand {
-    /// Starts the command once QEMU listens on its control socket.
-    pub(super) fn start(command: &str, work: &Path) -> Result<Self, Error> {
+    /// Starts the command once QEMU listens on its control socket. The machine ends with this kernel.
+    pub(super) fn start(command: &str, work: &Path, kernel: &Path) -> Result<Self, Error> {
         let qmp = work.join("qmp");
         let start = Instant::now();
         while !qmp.exists() && start.elapsed() < GRACE {
@@ -53,6 +53,7 @@ impl HostCommand {
         shell
             .args(["-c", command])
             .env("LU_QMP", &qmp)
+            .env("LU_KERNEL", kernel)
             .env("LU_LOG", work.join("console.log"))
             .env("LU_MARKS", work.join("marks"))
             .env("LU_STATE", work.join("state"))

@@ -257,6 +257,13 @@ pub(in crate::cases) const CASES: &[Case] = &[
     )
     .on_request(),
     Case::update(
+        "iommu.fail-boot",
+        "If an allocation fails when the kernel takes the IOMMU over, an igb is stopped before its translation is gone",
+        receive::old,
+        stopped::fail_boot_new,
+    )
+    .on_request(),
+    Case::update(
         "iommu.no-driver",
         "If nobody takes the IOMMU over, an igb is stopped although translation is on",
         receive::old,

@@ -20,7 +20,8 @@ use crate::{
         stopped::{
             check_running,
             check_stopped, //
-        }, //
+        },
+        PATIENCE, //
     },
     expect::{
         is,
@@ -45,6 +46,7 @@ use anyhow::Result;
 use liveupdate::Token;
 use rustix::io::Errno;
 use std::{
+    fs,
     thread,
     time::Duration, //
 };
@@ -99,6 +101,35 @@ pub(super) fn no_driver_new(new: &mut New<'_>) -> Result<()> {
         .check("silent-then", same(ring.received(), count));
     new.common.check("frames-then", ring.verify(count));
     check_translation(new, "finished")
+}
+
+/// Whether an allocation was made to fail when the kernel took the IOMMU over.
+const FAILED: &str = "/state/failed";
+
+/// If none was, the device goes on. Otherwise it was stopped, and if translation was ever off, before that.
+pub(super) fn fail_boot_new(new: &mut New<'_>) -> Result<()> {
+    let memory = new.retrieve(MEMORY)?;
+    let ring = Ring::new(Map::new(&memory, igb::SIZE, true)?);
+    let failed = fs::read_to_string(FAILED)? == "true";
+    let place = PciDevice::find(igb::MODEL)?;
+    new.common
+        .check("stopped", same(!place.is_master()?, failed));
+    let received = ring.received();
+    new.common.check("frames", ring.verify(received));
+    if !failed {
+        new.common
+            .check("goes-on", ring.wait(received + 10, PATIENCE));
+        check_translation(new, "boot")?;
+        return new.finish();
+    }
+    let seen = seen(new)?;
+    new.common
+        .check("no-faults", same(seen.faults.first().copied(), None));
+    let start = noted(new, "igb", "trace")?.parse()?;
+    let first = seen.off == 0 || stopped_before_off(start, place.name()?)?;
+    new.common.check("stopped-first", is(first, "it was not"));
+    new.common.check("silent", silent(&ring)?);
+    new.finish()
 }
 
 /// The kernel was told not to use the IOMMU. The device is stopped before translation is.
