@@ -71,7 +71,7 @@ pub enum Variant {
     Deferred,
     /// Plain, but with lockdown and signed modules.
     Locked,
-    /// Plain, but with a disk and its file system, in modules.
+    /// Plain, but as a distribution has it: disk and file system in modules, power management, services of PCI Express.
     Disk,
     /// Plain, and iommufd with its mock IOMMU, which its own selftests need.
     Iommufd,
