@@ -43,7 +43,8 @@ impl Machine {
         self.wait_until(|text| text.contains(JUMP));
     }
 
-    fn wait_until(&self, said: impl Fn(&str) -> bool) {
+    /// Waits until its console satisfies.
+    pub(super) fn wait_until(&self, said: impl Fn(&str) -> bool) {
         while !said(&fs::read_to_string(&self.log).unwrap_or_default()) {
             thread::sleep(Duration::from_millis(5));
         }

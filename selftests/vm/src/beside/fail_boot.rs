@@ -98,11 +98,14 @@ impl Symbols {
     }
 }
 
-/// Waits for the old kernel's end, counts, and has one fail.
+/// What the old kernel says when it has booted: it will not be at the next one's address of [`BEGIN`] any more.
+const BOOTED: &str = "lu-init: the command of stage 1 begins";
+
+/// Waits for the next kernel, counts, and has one fail.
 pub(super) fn main(options: &Options) -> Result<()> {
     let symbols = Symbols::of(&options.kernel)?;
     let end = symbols.address(END)?;
-    options.machine.wait();
+    options.machine.wait_until(|text| text.contains(BOOTED));
     let mut gdb = Gdb::connect(&options.machine.work.join("gdb"))?;
     let begin = symbols.address(BEGIN)?;
     gdb.stop_at(begin)?;
